@@ -1,0 +1,87 @@
+"""What vendors tell us, normalised: the values every gateway's parser produces.
+
+The raw bytes stay in the record that an event came from; an event holds what settling, reviewing
+and reconciling need, and the vendor's own words beside our reading of them.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+
+class Status(StrEnum):
+    """Our reading of one delivery report. `UNKNOWN`: a code we cannot place, kept, never final."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    PENDING = "pending"
+    UNKNOWN = "unknown"
+
+
+class ReviewKind(StrEnum):
+    SIGN = "sign"
+    TEMPLATE = "template"
+
+
+class ReviewStatus(StrEnum):
+    PENDING = "pending"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+
+
+class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The vendor's word on one message at one time.
+
+    `phone` is normalised (`gateways.phone.normalise`), `reported_at` is the vendor's time, aware,
+    or None where the vendor gave none; `vendor_code` is the vendor's status exactly as text.
+    """
+
+    vendor_message_id: str
+    phone: str
+    status: Status
+    vendor_code: str
+    reason: str | None = None
+    reported_at: datetime | None = None
+
+
+class InboundMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A text from a handset (MO, 上行). `sent_at` is the vendor's time, aware."""
+
+    phone: str
+    content: str
+    sent_at: datetime | None
+    extension: str | None = None
+    vendor_message_id: str | None = None
+
+
+class ReviewResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A vendor's word on one sign (签名) or template (模板) under review."""
+
+    kind: ReviewKind
+    vendor_id: str
+    status: ReviewStatus
+    vendor_code: str
+    name: str | None = None
+    content: str | None = None
+    remark: str | None = None
+    reason: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+Event = DeliveryReport | InboundMessage | ReviewResult
+
+
+class Parsed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a parser understood of one record.
+
+    `problems` names, without quoting phones or secrets, each row that could not be understood: the
+    rows that could still count. `rows` is how many rows the vendor handed out, understood or not: a
+    read-once page with fewer than asked for is the last one.
+    """
+
+    events: tuple[Event, ...]
+    rows: int
+    problems: tuple[str, ...] = ()

@@ -1,0 +1,188 @@
+"""The one abstraction: a gateway is a value that speaks one vendor's dialect.
+
+Parsing is pure (the same bytes give the same events, which is what makes replay possible) and sees
+stored bytes only. A client fetches bytes and understands nothing: what a vendor hands out once must
+be durable before a parser's bug can meet it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from gateways.errors import Unsupported
+from gateways.events import Parsed, ReviewKind
+from gateways.segments import Unit
+
+if TYPE_CHECKING:
+    from gateways.http import Transport
+
+
+class Secret:
+    """Text that never shows itself: not in a repr, a log line or an exception."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text; call it only where it goes on the wire or is compared."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One set of credentials at one vendor, as a gateway sees it.
+
+    `credentials` and `options` are instances of the gateway's own `credentials` and `options`
+    types; `zone` is for vendors' times without one.
+    """
+
+    name: str
+    gateway: str
+    base_url: str
+    zone: ZoneInfo
+    credentials: Any
+    options: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callback:
+    """One HTTP push, raw: `query` and `body` as the bytes that came, header names lower-case."""
+
+    method: str
+    query: bytes
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Call(StrEnum):
+    """The calls whose replies are kept as records and parsed later."""
+
+    QUERY_STATUS = "query_status"
+    QUERY_SIGN = "query_sign"
+    QUERY_TEMPLATE = "query_template"
+    ADD_SIGN = "add_sign"
+    ADD_TEMPLATE = "add_template"
+    MODIFY_SIGN = "modify_sign"
+    MODIFY_TEMPLATE = "modify_template"
+    PULL_REPORTS = "pull_reports"
+    PULL_INBOUND = "pull_inbound"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A vendor's answer to one of our calls, raw; header names lower-case. HTTP status was 2xx."""
+
+    call: Call
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """The bytes the vendor expects back, always with status 200."""
+
+    body: bytes
+    content_type: str
+
+
+class Client:
+    """Calls to one vendor for one account. What a vendor does not offer raises `Unsupported`.
+
+    Every call returns the vendor's bytes (`Reply`) for `Gateway.parse_reply`. Raises `Unavailable`
+    (nothing happened), `Indeterminate` (a read-once page may be gone, a submission may have been
+    taken), `Refused` and `Garbled` as `Transport` does.
+    """
+
+    def __init__(self, account: Account, transport: "Transport") -> None:
+        self.account = account
+        self.transport = transport
+
+    @property
+    def pull_limit(self) -> int:
+        """How many rows to ask a pull for; a page with fewer is the last. 0: the vendor decides."""
+        return 0
+
+    async def query_status(self, vendor_message_id: str) -> Reply:
+        """Ask for the state of one message; repeatable."""
+        raise Unsupported(f"{self.account.gateway} has no status query")
+
+    async def query_review(self, kind: ReviewKind, vendor_id: str) -> Reply:
+        """Ask for the state of one sign or template; repeatable."""
+        raise Unsupported(f"{self.account.gateway} has no review query")
+
+    async def add_review(
+        self, kind: ReviewKind, *, name: str, content: str | None, remark: str
+    ) -> Reply:
+        """Submit a new sign, or a template with its `content`. Done again it makes a second one."""
+        raise Unsupported(f"{self.account.gateway} takes no {kind}s for review")
+
+    async def modify_review(
+        self, kind: ReviewKind, vendor_id: str, *, name: str, content: str | None, remark: str
+    ) -> Reply:
+        """Submit a rejected sign or template again, corrected, under its id."""
+        raise Unsupported(f"{self.account.gateway} takes no {kind}s for review")
+
+    async def pull_reports(self, limit: int) -> Reply:
+        """Take up to `limit` reports. The vendor hands each out once."""
+        raise Unsupported(f"{self.account.gateway} has no report pull")
+
+    async def pull_inbound(self, limit: int) -> Reply:
+        """Take waiting inbound messages. The vendor hands each out once."""
+        raise Unsupported(f"{self.account.gateway} has no inbound pull")
+
+
+class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For a gateway whose accounts have no keys of their own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """One vendor's dialect.
+
+    `parse_callback` and `parse_reply` are pure. Both raise `Malformed`/`Garbled` where nothing at
+    all can be understood; `parse_reply` raises `Refused` where the vendor said no.
+    `credentials` and `options` are msgspec Structs (fields of type `Secret` for secrets) that
+    settings are converted to, unknown keys forbidden. `methods`: how the vendor may push.
+    `check_review` says, a sentence each, what the vendor's rules have against a sign (`content` is
+    None) or a template before it is submitted; pure.
+    """
+
+    name: str
+    vendor: str
+    default_base_url: str
+    credentials: type[msgspec.Struct]
+    parse_callback: Callable[[Callback, Account], Parsed]
+    parse_reply: Callable[[Reply, Account], Parsed]
+    acknowledge: Callable[[Callback], Acknowledgement]
+    client: type[Client]
+    options: type[msgspec.Struct] = NoOptions
+    methods: frozenset[str] = frozenset({"POST"})
+    unit: Unit = Unit.UTF16
+    check_review: Callable[[ReviewKind, str, str | None], tuple[str, ...]] | None = None
+    supports: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Derive `supports` from the calls that the client overrides."""
+        offered = {
+            name
+            for name in dir(Client)
+            if not name.startswith("_")
+            and callable(getattr(Client, name))
+            and getattr(self.client, name) is not getattr(Client, name)
+        }
+        object.__setattr__(self, "supports", frozenset(offered))

@@ -1,0 +1,34 @@
+"""One spelling of a phone number, so that a vendor's, a bank's and ours meet."""
+
+import re
+import unicodedata
+
+_NOT_DIGITS = re.compile(r"\D+", re.ASCII)
+_MAINLAND = re.compile(r"(?:86)?(1\d{10})", re.ASCII)
+_LONG_NUMBER = re.compile(r"\d{7,}")
+
+
+def normalise(phone: str | int) -> str:
+    """Return the digits of `phone`, without `+` or `00`, mainland numbers without `86`.
+
+    Pure and idempotent; never rejects: access codes such as 1069... are numbers too. Full-width
+    digits count as digits. Empty text means that there was no digit.
+    """
+    text = str(phone)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    digits = _NOT_DIGITS.sub("", text)
+    while digits.startswith("00"):
+        digits = digits[2:]
+    mainland = _MAINLAND.fullmatch(digits)
+    return mainland[1] if mainland else digits
+
+
+def masked(phone: str) -> str:
+    """Return `phone` as it may stand in a log line: the last four digits at most."""
+    return f"…{phone[-4:]}" if len(phone) > 7 else "…"
+
+
+def redacted(text: str) -> str:
+    """Return `text` with runs of seven or more digits masked: vendors' words quote numbers."""
+    return _LONG_NUMBER.sub(lambda number: masked(number[0]), text)

@@ -1,0 +1,59 @@
+"""ThinkAPI (顶想云): domestic codes and notices by reviewed sign and template.
+
+Auth
+    Calls carry `Authorization: AppCode <code>`, which the vendor recommends over the query
+    parameter `appCode`: a header is in no access log. The vendor's SDK turns certificate checks
+    off; we do not. Pushes are not signed in any documented way: the callback address is the secret.
+Callback
+    One POST, JSON in UTF-8, header `X-ThinkPHP-Event: sms`; `action` is `report`, `sign` or
+    `template`. The page's samples are not JSON (single quotes, `//` comments, a missing comma,
+    trailing commas), and of the replies some have a trailing comma: they are read all the same.
+    A template's payload stands under `sign` in the page; `template` is taken too. Ids, statuses
+    and phones come as text or as numbers; errors as null or "".
+    A key given twice counts as its last value, as PHP reads it.
+Acknowledge
+    The page asks for nothing. Its sibling event `service` is repeated until HTTP 200, so: 200, and
+    as a body the vendor's own words for success, `{"code":0}`.
+Retries
+    None: "数据推送只会推送一次". What was missed is asked for, by id: `sms/query_status`,
+    `sms/query_sign`, `sms/query_template`; repeatable. Submissions (`sms/add_sign`,
+    `sms/add_template`, `sms/modify_sign`, `sms/modify_template`) are not: a second `add` is a
+    second sign. There is no list of signs and templates to find one in whose id was lost.
+Clock
+    `YYYY-MM-DD HH:MM:SS` without a zone, taken in the account's zone; null, "" and zeros are no
+    time. The query reply spells `reveiveDate` where the push has `receiveDate`: both are read.
+Identity
+    `id` is one message to one number. Of one id the status may be pushed again as it changes
+    (0 sending, then 1 or -1). A sign or template that was rejected is corrected under its id; one
+    that was approved cannot be changed. The reply to a submission has its id and times and no
+    status: it is pending, with no code of the vendor's.
+Limits
+    By default one text a minute, five an hour and ten a day to one number. Calls are limited by
+    the account's `requests_per_second`; one id per query. What the page asks of names and variables
+    of signs and templates is warned of before they are submitted: `reviews.review_warnings`.
+Billing
+    Template text and sign, every character one unit, 70/67; charged by what the console's send log
+    counts as delivered. No message carries a count or a price. What 😀 counts as is not said:
+    UTF-16 units are assumed.
+Sources
+    The vendor's page "短信API服务" (vendor page 001), and the public SDK top-think/think-api for
+    the header, the envelope (`code`, `message`, `data`; 0 is success) and the camel-case names. No
+    table of error codes is public: any other code is refused, in the vendor's words.
+"""
+
+from gateways.gateway import Gateway
+from gateways.thinkapi.callbacks import acknowledge, parse_callback
+from gateways.thinkapi.client import Credentials, ThinkApiClient, parse_reply
+from gateways.thinkapi.reviews import review_warnings
+
+GATEWAY = Gateway(
+    name="thinkapi",
+    vendor="顶想云 ThinkAPI",
+    default_base_url="https://api.topthink.com",
+    credentials=Credentials,
+    parse_callback=parse_callback,
+    parse_reply=parse_reply,
+    acknowledge=acknowledge,
+    client=ThinkApiClient,
+    check_review=review_warnings,
+)

@@ -1,0 +1,217 @@
+"""ThinkAPI's JSON, strict or as its page spells it, into events."""
+
+import re
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from gateways import wire
+from gateways.errors import Malformed
+from gateways.events import DeliveryReport, ReviewKind, ReviewResult, ReviewStatus, Status
+from gateways.thinkapi.codes import NO_STATUS, REPORT_STATUS, REVIEW_STATUS
+
+T = TypeVar("T")
+
+# How a payload says that it is not there.
+ABSENT = (msgspec.Raw(), msgspec.Raw(b"null"))
+
+# The page's samples have a few hundred bytes; reading what is no JSON is slow.
+_LONGEST_REPAIRED = 32 * 1024
+
+
+class Push(msgspec.Struct, frozen=True):
+    """The body of a callback; its payload is read once `action` says as what."""
+
+    action: str
+    sms: msgspec.Raw = ABSENT[0]
+    sign: msgspec.Raw = ABSENT[0]
+    template: msgspec.Raw = ABSENT[0]
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """The body of a reply."""
+
+    code: int | str
+    message: Any = None
+    data: msgspec.Raw = ABSENT[0]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """`sms` of a push, or `data` of query_status."""
+
+    id: int | str
+    phone: int | str
+    status: int | float | str
+    message: Any = None
+    received: Any = msgspec.field(default=None, name="receiveDate")
+    received_misspelt: Any = msgspec.field(default=None, name="reveiveDate")
+
+
+class Submitted(msgspec.Struct, frozen=True, kw_only=True):
+    """`data` of add_sign, modify_sign, add_template and modify_template."""
+
+    id: int | str
+    name: Any = None
+    content: Any = None
+    remark: Any = None
+    create_time: Any = None
+    update_time: Any = None
+
+
+class Review(Submitted, frozen=True, kw_only=True):
+    """`sign` or `template` of a push, or `data` of query_sign and query_template."""
+
+    status: int | float | str
+    error: Any = None
+
+
+PUSH = msgspec.json.Decoder(Push)
+ENVELOPE = msgspec.json.Decoder(Envelope)
+_REPORT = msgspec.json.Decoder(Report)
+_REVIEW = msgspec.json.Decoder(Review)
+_SUBMITTED = msgspec.json.Decoder(Submitted)
+
+
+def read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Return `body` as what `decoder` reads: JSON, or the almost-JSON of the vendor's page.
+
+    Raises `Malformed`. Linear in the size of `body`, bounded in depth.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Malformed("not UTF-8") from None
+    if not text:
+        raise Malformed("empty")
+    if wire.too_deep(text):
+        raise Malformed("nested too deep")
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError as error:
+        raise Malformed(str(error)) from None
+    except msgspec.DecodeError as error:
+        if len(text) > _LONGEST_REPAIRED:
+            raise Malformed(str(error)) from None
+    try:
+        return decoder.decode(_repaired(text))
+    except msgspec.DecodeError as error:
+        raise Malformed(str(error)) from None
+
+
+def report(payload: msgspec.Raw, name: str, zone: ZoneInfo) -> DeliveryReport:
+    """Return the report in `payload`, which stood under `name`. Raises `Malformed`."""
+    fields = _payload(payload, name, _REPORT)
+    vendor_code = wire.code(fields.status, "status")
+    return DeliveryReport(
+        vendor_message_id=wire.identity(fields.id, "id"),
+        phone=wire.phone(fields.phone, "phone"),
+        status=REPORT_STATUS.get(vendor_code.strip(), Status.UNKNOWN),
+        vendor_code=vendor_code,
+        reason=wire.words(fields.message, "message"),
+        reported_at=wire.local_time(
+            fields.received or fields.received_misspelt, "receiveDate", zone
+        ),
+    )
+
+
+def review(payload: msgspec.Raw, name: str, kind: ReviewKind, zone: ZoneInfo) -> ReviewResult:
+    """Return the review's state in `payload`, which stood under `name`. Raises `Malformed`."""
+    fields = _payload(payload, name, _REVIEW)
+    vendor_code = wire.code(fields.status, "status")
+    status = REVIEW_STATUS.get(vendor_code.strip(), ReviewStatus.UNKNOWN)
+    return _result(fields, kind, zone, status, vendor_code, wire.words(fields.error, "error"))
+
+
+def submitted(payload: msgspec.Raw, name: str, kind: ReviewKind, zone: ZoneInfo) -> ReviewResult:
+    """Return that a review has begun of what is in `payload`. Raises `Malformed`."""
+    fields = _payload(payload, name, _SUBMITTED)
+    return _result(fields, kind, zone, ReviewStatus.PENDING, NO_STATUS, None)
+
+
+def _result(
+    fields: Submitted,
+    kind: ReviewKind,
+    zone: ZoneInfo,
+    status: ReviewStatus,
+    vendor_code: str,
+    reason: str | None,
+) -> ReviewResult:
+    return ReviewResult(
+        kind=kind,
+        vendor_id=wire.identity(fields.id, "id"),
+        status=status,
+        vendor_code=vendor_code,
+        name=wire.words(fields.name, "name"),
+        content=wire.words(fields.content, "content"),
+        remark=wire.words(fields.remark, "remark"),
+        reason=reason,
+        created_at=wire.local_time(fields.create_time, "create_time", zone),
+        updated_at=wire.local_time(fields.update_time, "update_time", zone),
+    )
+
+
+def _payload(payload: msgspec.Raw, name: str, decoder: msgspec.json.Decoder[T]) -> T:
+    if payload in ABSENT:
+        raise Malformed(f"{name} is missing")
+    try:
+        return decoder.decode(payload)
+    except msgspec.DecodeError as error:
+        raise Malformed(f"{name}: {error}") from None
+
+
+# What the page's samples are made of. Each alternative is possessive or bounded: linear time.
+_STRING = r"""
+    "(?P<double>(?:[^"\\]|\\.)*+)" | '(?P<single>(?:[^'\\]|\\.)*+)'
+"""
+_REST = r"""
+    | (?P<blank>\s++) | (?P<mark>[{}\[\]:,]) | (?P<literal>[^\s"'{}\[\]:,/]++)
+"""
+_LINES = re.compile(rf"{_STRING} {_REST} | (?P<comment>//[^\n]*+)", re.VERBOSE | re.DOTALL)
+# Where the line breaks were lost, as in copies of the page, a comment ends before the next key or
+# closing brace.
+_ONE_LINE = re.compile(
+    rf"""{_STRING} {_REST}
+    | (?P<comment>//.*?(?=[}}\]]|'[A-Za-z_]{{1,32}}'[ ]{{0,8}}:|"[A-Za-z_]{{1,32}}"[ ]{{0,8}}:))
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_INSIDE = re.compile(r'\\.|"', re.DOTALL)
+
+
+def _repaired(text: str) -> str:
+    """Return `text` as JSON where it differs in just the ways that the vendor's page does.
+
+    Single quotes, `//` comments, a comma missing before a key, a comma before a closing bracket.
+    Raises `Malformed` for anything else; what comes out is still to be read strictly.
+    """
+    text = text.strip()
+    token = (_LINES if "\n" in text else _ONE_LINE).match
+    written: list[str] = []
+    place = 0
+    before = ""  # the last token written: a mark, or "value"
+    while place < len(text):
+        found = token(text, place)
+        if found is None:
+            raise Malformed("not JSON")
+        place = found.end()
+        kind = found.lastgroup
+        if kind in ("blank", "comment"):
+            continue
+        this = found[0]
+        if kind == "mark":
+            if this in "}]" and before == ",":
+                written.pop()
+            before = "value" if this in "}]" else this
+        else:
+            if kind == "single":
+                this = f'"{_INSIDE.sub(_requoted, found["single"])}"'
+            if before == "value" and kind != "literal":
+                written.append(",")
+            before = "value"
+        written.append(this)
+    return "".join(written)
+
+
+def _requoted(found: re.Match[str]) -> str:
+    return {"\\'": "'", '"': '\\"'}.get(found[0], found[0])

@@ -1,0 +1,1 @@
+"""The command line, which puts the parts together."""

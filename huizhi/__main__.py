@@ -1,0 +1,125 @@
+"""`huizhi`: a table of commands, each imported when called, and the one place they fail in."""
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import rich_click as click
+
+# Name: where the command is, and what `huizhi --help` says of it.
+COMMANDS = {
+    "init": ("huizhi.init:init", "Write huizhi.toml for an account at a vendor."),
+    "check-config": ("huizhi.cli_config:check_config", "Check huizhi.toml, and start nothing."),
+    "migrate": ("huizhi.cli_migrate:migrate", "Bring the database to this version's schema."),
+    "serve": ("huizhi.serve:serve", "Run everything: receivers, reconciler, database."),
+    "receiver": ("huizhi.serve:receiver", "Run the internet-facing side only."),
+    "reconciler": ("huizhi.serve:reconciler", "Run the internal side only: API and jobs."),
+    "sent": ("huizhi.ledger:sent", "Register sent messages from a file."),
+    "poll": ("huizhi.poll:poll", "Ask the vendors once, now, for what is missing."),
+    "replay": ("huizhi.replay:replay", "Parse quarantined callbacks again."),
+    "statement": ("huizhi.statement:statement", "Import and list vendors' bills."),
+    "reconcile": ("huizhi.reconcile:reconcile", "Hold a bill against the ledger."),
+    "sign": ("huizhi.reviews:sign", "Submit signs (签名) for review, follow their verdicts."),
+    "template": ("huizhi.reviews:template", "Submit templates (模板), follow their verdicts."),
+    "segments": ("huizhi.segments:segments", "Explain how many segments a text is."),
+    "sandbox": ("huizhi.sandbox:sandbox", "Run pretend vendors."),
+    "demo": ("huizhi.demo:demo", "Play a month with faults, from sending to reconciling."),
+}
+
+
+def _config_option() -> click.Option:
+    """`--config FILE`, which may stand before the command or after it."""
+
+    def keep(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+        if value is not None:
+            context.find_root().obj = value
+
+    return click.Option(
+        ["--config"],
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        expose_value=False,
+        callback=keep,
+        help="Settings; else $HUIZHI_CONFIG, else ./huizhi.toml.",
+    )
+
+
+class Commands(click.RichGroup):
+    """Commands that are imported when one is called, so that `--help` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a stand-in that knows the command's name and its line of help."""
+        if cmd_name not in COMMANDS:
+            return None
+        return click.RichCommand(name=cmd_name, short_help=COMMANDS[cmd_name][1])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Import the command that `args` begin with."""
+        name, stand_in, rest = super().resolve_command(ctx, args)
+        if name is None or stand_in is None:
+            return name, stand_in, rest
+        from runtime import logs
+
+        logs.configure(level=logging.WARNING)
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        _accept_config(command)
+        return name, command, rest
+
+
+def _accept_config(command: click.Command) -> None:
+    if not any("--config" in parameter.opts for parameter in command.params):
+        command.params.append(_config_option())
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _accept_config(inner)
+
+
+@click.group(
+    cls=Commands,
+    params=[_config_option()],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="huizhi", message="%(package)s %(version)s")
+def group() -> None:
+    """Huizhi (回执) keeps what SMS vendors push, finds what was missed, checks what was billed."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit: with its own code, or with 2 and one line on stderr for a mistake."""
+    try:
+        code: Any = group.main(arguments, prog_name="huizhi", standalone_mode=False)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except Exception as error:
+        if not isinstance(error, _explained()):
+            raise
+        _fail(str(error), 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explained() -> tuple[type[Exception], ...]:
+    from gateways.errors import GatewayError
+    from runtime import Problem
+
+    return Problem, GatewayError
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    from runtime.logs import Redaction
+
+    click.echo(f"huizhi: {Redaction()(' '.join(text.split()))}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The settings a command was given, and `huizhi check-config`."""
+
+import logging
+from pathlib import Path
+
+import rich_click as click
+
+from runtime import logs
+from runtime.settings import AccountSettings, Settings, load
+
+
+def config_file() -> Path | None:
+    """The file that `--config` names, before the command or after it."""
+    context = click.get_current_context()
+    assert context is not None
+    named: Path | None = context.find_root().obj
+    return named
+
+
+def settings(*, log_level: int = logging.WARNING) -> Settings:
+    """Load the settings of the running command; from here on logs leave out their secrets.
+
+    Raises `SettingsError`. Services give `logging.INFO`.
+    """
+    read = load(config_file())
+    logs.configure(secrets=read.secrets, level=log_level)
+    return read
+
+
+@click.command()
+def check_config() -> None:
+    """Check the settings and the secrets that they name, and start nothing.
+
+    Says what they mean and exits with 0, or names file, key and what was expected and exits with 2.
+    """
+    read = settings()
+    database = "as [database] url or DATABASE_URL says"
+    if read.database.url is None:
+        database = f"embedded, in {read.data_dir}"
+    receiver, reconciler = read.receiver, read.reconciler
+    click.echo(f"{read.file} is in order.")
+    click.echo(f"  database    {database}")
+    click.echo(f"  receiver    {receiver.host}:{receiver.port}, {receiver.workers} workers")
+    click.echo(f"  reconciler  {reconciler.host}:{reconciler.port}")
+    for name, account in read.accounts.items():
+        click.echo(f"  account     {name} at {account.gateway.vendor}, {_tariffs(account)}")
+        if not account.callback_tokens:
+            click.echo(f"  note        {name} has no callback_tokens: it takes no callbacks")
+    if not read.accounts:
+        click.echo("  note        there is no account: every callback gets 404")
+
+
+def _tariffs(account: AccountSettings) -> str:
+    if not account.tariffs:
+        return "no tariff yet: its statements cannot be reconciled"
+    newest = account.tariffs[-1]
+    return (
+        f"{newest.price.normalize():f} {newest.currency} per {newest.basis} segment"
+        f" from {newest.start}"
+    )

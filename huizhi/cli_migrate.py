@@ -1,0 +1,30 @@
+"""`huizhi migrate`."""
+
+import asyncio
+
+import rich_click as click
+
+from huizhi.cli_config import settings
+from runtime import database
+from runtime.migrate import migrate as apply
+
+
+@click.command()
+def migrate() -> None:
+    """Bring the database to the schema of this version; what is applied already is left alone.
+
+    Safe to call from several machines at once. It never goes back.
+    """
+    read = settings()
+    with database.server(read) as embedded:
+        found = database.of(read, embedded, "migrate")
+
+        async def run() -> list[str]:
+            async with found.connection() as connection:
+                return await apply(connection)
+
+        applied = asyncio.run(run())
+    for name in applied:
+        click.echo(f"applied {name}")
+    if not applied:
+        click.echo("nothing to apply: the database has this version's schema")

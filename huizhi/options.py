@@ -1,0 +1,93 @@
+"""What commands share: the settings they run with, and how they show what they found."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import rich_click as click
+
+from reconciler import exports, reading
+from reconciler.reading import Page
+from runtime import Problem
+from runtime.database import connected
+from runtime.settings import AccountSettings, Settings
+
+WIDE = 250
+OUTPUTS = ("table", "json", "csv", "xlsx")
+
+
+def account_of(settings: Settings, name: str) -> AccountSettings:
+    """Return the account's settings; raises `Problem` naming those there are."""
+    try:
+        return settings.accounts[name]
+    except KeyError:
+        known = ", ".join(sorted(settings.accounts)) or "none"
+        raise Problem(f"no account {name!r} in {settings.file}; there are: {known}") from None
+
+
+def with_pool(
+    settings: Settings, name: str, work: Callable[[Any], Coroutine[Any, Any, int]]
+) -> int:
+    """Run `work` with a pool on the database and return its exit code."""
+
+    async def run() -> int:
+        async with connected(settings, name) as pool:
+            return await work(pool)
+
+    return asyncio.run(run())
+
+
+def output_option(*shapes: str) -> Callable[[Any], Any]:
+    """Add `--output`, the first of `shapes` by default."""
+    return click.option("--output", type=click.Choice(shapes), default=shapes[0], show_default=True)
+
+
+def show_json(value: Any) -> None:
+    """Print `value` as the API gives it, readable."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+async def show_list(page: Callable[[str | None], Any], columns: Sequence[str], output: str) -> None:
+    """Print every row of a list; `page` takes a cursor and returns an awaitable `Page`."""
+    rows = reading.every(page)
+    if output == "csv":
+        async for chunk in exports.csv_chunks(columns, rows):
+            sys.stdout.buffer.write(chunk)
+    elif output == "xlsx":
+        if sys.stdout.isatty():
+            raise Problem("xlsx is not for a terminal: send it to a file with > NAME.xlsx")
+        path: Path = await exports.xlsx_file(columns, rows)
+        for chunk in exports.file_chunks(path):
+            sys.stdout.buffer.write(chunk)
+    elif output == "json":
+        show_json([row async for row in rows])
+    else:
+        show_table(columns, [row async for row in rows])
+
+
+def show_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows as a table: numbers to the right, nothing where there is nothing."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        numeric = any(isinstance(row[name], int) for row in rows) or "amount" in name
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
+    # In a file or a pipe nothing is folded to the width of a terminal that is not there.
+    width = None if sys.stdout.isatty() else WIDE
+    Console(highlight=False, width=width).print(table)
+
+
+def one_page(items: list[dict[str, Any]]) -> Callable[[str | None], Any]:
+    """Make the only page of a list that is at hand whole."""
+
+    async def page(_: str | None) -> Page:
+        return Page(items, None)
+
+    return page

@@ -1,0 +1,58 @@
+"""`huizhi poll`: one pass by hand over everything that vendors can be asked for."""
+
+import asyncio
+
+import msgspec
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+
+from huizhi.cli_config import settings
+from reconciler.jobs import Summary, one_pass
+from runtime.database import connected
+
+_COUNTS = ("asked", "answered", "final", "expired", "pages", "rows", "lost")
+_UNASKED = 2
+
+
+@click.command()
+@click.option("--account", metavar="NAME", help="Only this account; else all.")
+@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def poll(account: str | None, output: str) -> int:
+    """Ask the vendors once, now, for every report, review and inbound message that is missing.
+
+    Exits with 2 if a vendor could not be asked, or did not answer.
+    """
+    read = settings()
+
+    async def ask() -> list[Summary]:
+        async with connected(read, "poll") as pool:
+            return await one_pass(read, pool, account)
+
+    with Console(stderr=True).status("Asking the vendors"):
+        summaries = asyncio.run(ask())
+    if output == "json":
+        click.echo(msgspec.json.format(msgspec.json.encode(summaries)))
+    else:
+        Console().print(_table(summaries))
+    for summary in summaries:
+        for call in summary.skipped:
+            _say(f"{summary.account}: {call}: another process is reading; skipped")
+        for failure in summary.failures:
+            _say(f"{summary.account}: {failure}")
+    return _UNASKED if any(summary.failures for summary in summaries) else 0
+
+
+def _table(summaries: list[Summary]) -> Table:
+    table = Table("account")
+    for name in _COUNTS:
+        table.add_column(name, justify="right")
+    table.add_column("failures", justify="right")
+    for summary in summaries:
+        counts = [str(getattr(summary, name)) for name in _COUNTS]
+        table.add_row(summary.account, *counts, str(len(summary.failures)))
+    return table
+
+
+def _say(line: str) -> None:
+    click.echo(f"huizhi: {' '.join(line.split())}", err=True)

@@ -1,0 +1,83 @@
+"""The receiver's web application: callbacks, two health answers, and 404 for all else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar, MediaType, Response, asgi, get
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from receiver.callbacks import Callbacks, not_found
+from receiver.ingest import Ingest
+from runtime.database import DATABASE_ERRORS, Database
+from runtime.queries import QUERIES
+from runtime.settings import Settings
+
+PROBE_SECONDS = 2.0
+_HEALTH = frozenset({b"/health/live", b"/health/ready"})
+
+
+def create_app(settings: Settings, database: Database, *, recorder: str) -> ASGIApp:
+    """Make the application; its lifespan opens the pool, and stores and settles what waits at its end."""
+    state: dict[str, Any] = {}
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        async with (
+            database.pool() as pool,
+            Ingest(pool, settings.accounts, recorder=recorder) as ingest,
+        ):
+            state["pool"] = pool
+            state["callbacks"] = Callbacks(settings, ingest)
+            yield
+
+    # Mounted, and not a path with parameters: those Litestar cannot route to a bare ASGI handler.
+    @asgi("/callbacks", is_mount=True, copy_scope=False)
+    async def callbacks(scope: Any, receive: Any, send: Any) -> None:
+        await state["callbacks"](scope, receive, send)
+
+    @get("/health/live", media_type=MediaType.JSON, sync_to_thread=False)
+    def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @get("/health/ready", media_type=MediaType.JSON)
+    async def ready() -> Response[dict[str, str]]:
+        try:
+            async with asyncio.timeout(PROBE_SECONDS), state["pool"].acquire() as connection:
+                transaction = connection.transaction()
+                await transaction.start()
+                await connection.execute(QUERIES["probe"])
+                await transaction.rollback()
+        except DATABASE_ERRORS:
+            return Response({"status": "cannot store"}, status_code=503)
+        return Response({"status": "ready"})
+
+    app = Litestar(
+        [callbacks, live, ready],
+        lifespan=[lifespan],
+        openapi_config=None,
+        logging_config=None,  # ours stands
+        debug=False,
+    )
+    return _Only(app)
+
+
+class _Only:
+    """Lets through what this port answers, spelled just so; tells nobody what else there is.
+
+    Litestar by itself also answers OPTIONS, doubled slashes, and paths that only begin alike.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == ScopeType.HTTP:
+            path = scope["raw_path"]
+            health = path in _HEALTH and scope["method"] == "GET"
+            if not health and not path.startswith(b"/callbacks/"):
+                await not_found(send)
+                return
+        await self._app(scope, receive, send)

@@ -1,0 +1,181 @@
+"""The one public route: a vendor's callback, recorded durably and then acknowledged.
+
+A bare ASGI handler: this path carries every receipt of a company, and parsing, validation and
+serialisation of a web framework would only stand between the bytes and the disk.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import structlog
+
+from gateways.gateway import Acknowledgement, Callback
+from receiver.ingest import Full, Ingest
+from runtime import metrics, records
+from runtime.settings import AccountSettings, Settings
+
+log = structlog.get_logger()
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# No token that anybody could know has this digest.
+_NOTHING = secrets.token_bytes(32)
+# Kept as evidence: what says how the bytes are to be read, and who sent them; and no secret.
+_NOT_KEPT = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
+
+
+class Callbacks:
+    """The ASGI handler of `/callbacks/{account}/{token}`."""
+
+    def __init__(self, settings: Settings, ingest: Ingest) -> None:
+        self._accounts = settings.accounts
+        self._ingest = ingest
+        self._max_body_bytes = settings.receiver.max_body_bytes
+        self._trusted = settings.receiver.trusted_proxies
+        self._tokens: Mapping[str, Sequence[bytes]] = {
+            name: [
+                hashlib.sha256(token.reveal().encode()).digest()
+                for token in account.callback_tokens
+            ]
+            for name, account in settings.accounts.items()
+        }
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request; see interface section 3 for what gets which answer."""
+        account = self._admit(scope["raw_path"])
+        if account is None or scope["method"] not in account.gateway.methods:
+            metrics.CALLBACKS.labels("", "forged").inc()
+            log.warning("callback.forged", peer=_peer_of(scope))
+            await not_found(send)
+            return
+        name = account.account.name
+        headers: dict[bytes, bytes] = {}
+        for key, value in scope["headers"]:
+            headers[key] = headers[key] + b", " + value if key in headers else value
+        peer = self._peer(scope, headers)
+        if account.callback_networks and not _within(peer, account.callback_networks):
+            metrics.CALLBACKS.labels(name, "foreign").inc()
+            log.warning("callback.foreign", account=name, peer=peer)
+            await _answer(send, 403, b"forbidden\n")
+            return
+        body = await self._body(headers, receive)
+        if body is None:
+            return  # the peer went away in the middle of its body: nothing was said, nothing is owed
+        if len(body) > self._max_body_bytes:
+            metrics.CALLBACKS.labels(name, "too_large").inc()
+            log.warning("callback.too_large", account=name, peer=peer)
+            await _answer(send, 413, b"too large\n", close=True)
+            return
+        callback = Callback(
+            method=scope["method"],
+            query=scope["query_string"],
+            headers={
+                key.decode("latin-1"): value.decode("latin-1")
+                for key, value in headers.items()
+                if key not in _NOT_KEPT
+            },
+            body=bytes(body),
+        )
+        record = records.of_callback(name, callback, received_at=datetime.now(UTC), peer=peer)
+        try:
+            new = await self._ingest.store(record)
+        except Full:
+            metrics.CALLBACKS.labels(name, "unavailable").inc()
+            await _answer(send, 503, b"not stored, try again\n", retry_after=True)
+            return
+        metrics.CALLBACKS.labels(name, "recorded" if new else "duplicate").inc()
+        await _acknowledge(send, account.gateway.acknowledge(callback))
+
+    def _admit(self, path: bytes) -> AccountSettings | None:
+        """Return the account that `path` may push to, if it is spelled just so and its token is right.
+
+        Takes the raw path: routers forgive a slash too many. Takes as long for a name that is wrong
+        as for a token that is.
+        """
+        root, _, rest = path.partition(b"/callbacks/")
+        parts = rest.split(b"/", 2)
+        name, token = parts if not root and len(parts) == 2 else (b"", b"")
+        named = unquote_to_bytes(name).decode("utf-8", "replace")
+        given = hashlib.sha256(unquote_to_bytes(token)).digest()
+        admitted = False
+        for expected in self._tokens.get(named) or (_NOTHING,):
+            admitted |= hmac.compare_digest(given, expected)
+        return self._accounts.get(named) if admitted else None
+
+    def _peer(self, scope: Any, headers: Mapping[bytes, bytes]) -> str:
+        """Return who sent this: the nearest address that is no proxy of ours."""
+        peer = _peer_of(scope)
+        if not self._trusted or b"x-forwarded-for" not in headers:
+            return peer
+        hops = headers[b"x-forwarded-for"].decode("latin-1").split(",")
+        while hops and _within(peer, self._trusted):
+            peer = hops.pop().strip()
+        return peer[:64]
+
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Any) -> bytearray | None:
+        """Read the body, one byte past the limit at most counts; None if the peer went away."""
+        body = bytearray()
+        declared = headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self._max_body_bytes:
+            return bytearray(self._max_body_bytes + 1)
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            if len(body) > self._max_body_bytes or not message.get("more_body", False):
+                return body
+
+
+def _peer_of(scope: Any) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+def _within(peer: str, networks: Sequence[Network]) -> bool:
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in network for network in networks)
+
+
+async def _acknowledge(send: Any, acknowledgement: Acknowledgement) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [
+                (b"content-type", acknowledgement.content_type.encode()),
+                (b"content-length", str(len(acknowledgement.body)).encode()),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": acknowledgement.body})
+
+
+async def not_found(send: Any) -> None:
+    """Answer as if nothing were here: a wrong token, a wrong path and a wrong method are all alike."""
+    await _answer(send, 404, b"not found\n")
+
+
+async def _answer(
+    send: Any, status: int, body: bytes, *, retry_after: bool = False, close: bool = False
+) -> None:
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if retry_after:
+        headers.append((b"retry-after", b"5"))
+    if close:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,673 @@
+"""The reconciler's API: interface section 4, over the same functions that the command line uses."""
+
+import asyncio
+import hashlib
+import hmac
+import os
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+import structlog
+from litestar import Litestar, MediaType, Request, Response, get, post
+from litestar.datastructures import State, UploadFile
+from litestar.enums import ScopeType
+from litestar.exceptions import HTTPException, NotFoundException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.params import FromPath, JSONBody, MultipartBody, QueryParameter
+from litestar.response import Stream
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from reconciler import exports, ledger, match, periods, reading, statements
+from reconciler.reading import Page
+from reconciler.tables import FileError
+from runtime import Problem, metrics
+from runtime.database import DATABASE_ERRORS, Database
+from runtime.queries import QUERIES
+from runtime.settings import AccountSettings, Settings, api_token
+
+log = structlog.get_logger()
+
+MAX_UPLOAD_BYTES = 512 * 1024 * 1024
+MAX_SENT_BYTES = 64 * 1024 * 1024
+
+Text = Annotated[str | None, QueryParameter()]
+Limit = Annotated[int, QueryParameter(ge=1, le=reading.MAX_LIMIT)]
+Format = Annotated[Literal["json", "csv", "xlsx"], QueryParameter(name="format")]
+Since = Annotated[
+    datetime | None, QueryParameter(name="from", description="RFC 3339, with an offset")
+]
+Until = Annotated[datetime | None, QueryParameter(name="to", description="RFC 3339, not included")]
+
+
+class Unprocessable(HTTPException):
+    """A request that is well-formed and cannot be carried out; the detail says why."""
+
+    status_code = 422
+
+
+class Reconciliation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to reconcile."""
+
+    account: str
+    period: str
+
+
+class StatementFile(msgspec.Struct):
+    """A vendor's bill as multipart form data."""
+
+    file: UploadFile
+    account: str
+    period: str
+    format: str = "generic"
+
+
+@post("/v1/sent", status_code=200, request_max_body_size=MAX_SENT_BYTES)
+async def register_sent(request: Request[Any, Any, Any], state: State) -> dict[str, Any]:
+    """Register messages that another system sent: a JSON array or NDJSON, up to 10,000."""
+    accounts = state.settings.accounts
+    now = datetime.now(UTC)
+    rows = _sent_rows(await request.body(), request.headers.get("content-type", ""))
+    if len(rows) > ledger.MAX_ROWS:
+        raise HTTPException(
+            f"{len(rows)} rows; a call takes {ledger.MAX_ROWS} at most", status_code=413
+        )
+    checked: list[ledger.Sent | ledger.Rejected] = []
+    for index, row in enumerate(rows):
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            checked.append(ledger.convert(row, accounts, now))
+        except ValueError as error:
+            checked.append(ledger.Rejected(index, str(error)))
+    registered = await ledger.register(state.pool, accounts, checked, now=now)
+    return msgspec.to_builtins(registered)  # type: ignore[no-any-return]
+
+
+@get("/v1/messages")
+async def list_messages(
+    state: State,
+    since: Since = None,
+    until: Until = None,
+    account: Text = None,
+    phone: Text = None,
+    vendor_message_id: Text = None,
+    reference: Text = None,
+    status: Text = None,
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """List messages, the newest first."""
+    filters = reading.Filters(phone, vendor_message_id, reference, status, since, until)
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.messages(
+            connection, _accounts(state, account), filters, cursor=cursor, limit=limit
+        ),
+        cursor=cursor,
+        limit=limit,
+        shape=shape,
+        columns=reading.MESSAGE_COLUMNS,
+        name="messages",
+    )
+
+
+@get("/v1/messages/{message_id:uuid}")
+async def show_message(state: State, message_id: FromPath[UUID]) -> dict[str, Any]:
+    """Show one message with its evidence in order."""
+    async with state.pool.acquire() as connection:
+        found = await reading.message(connection, state.settings.accounts, message_id)
+    if found is None:
+        raise NotFoundException("no such message")
+    return found
+
+
+@get("/v1/callbacks")
+async def list_callbacks(
+    state: State,
+    since: Since = None,
+    until: Until = None,
+    account: Text = None,
+    callback_state: Annotated[
+        Literal["recorded", "settled", "quarantined"] | None, QueryParameter(name="state")
+    ] = None,
+    cursor: Text = None,
+    limit: Limit = 100,
+) -> Response[Any]:
+    """List raw callbacks, the newest first."""
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.callbacks(
+            connection,
+            _accounts(state, account),
+            state=callback_state,
+            since=since,
+            until=until,
+            cursor=cursor,
+            limit=limit,
+        ),
+        cursor=cursor,
+        limit=limit,
+    )
+
+
+@get("/v1/callbacks/{callback_id:str}/body")
+async def callback_body(state: State, callback_id: FromPath[str]) -> Response[bytes]:
+    """Give the exact bytes of a callback, or of a vendor's reply that is evidence for a report."""
+    try:
+        digest = bytes.fromhex(callback_id)
+    except ValueError:
+        raise NotFoundException("no such callback") from None
+    async with state.pool.acquire() as connection:
+        body = await reading.record_bytes(connection, digest)
+    if body is None:
+        raise NotFoundException("no such callback")
+    # Bytes of a stranger: never shown as a page, whatever they are.
+    return Response(
+        body,
+        media_type="application/octet-stream",
+        headers={
+            "content-disposition": f'attachment; filename="{digest.hex()}.bin"',
+            "x-content-type-options": "nosniff",
+        },
+    )
+
+
+@post("/v1/statements", status_code=200, request_max_body_size=MAX_UPLOAD_BYTES)
+async def import_statement(
+    state: State,
+    data: MultipartBody[StatementFile],
+) -> dict[str, Any]:
+    """Import a vendor's bill, whole or not at all."""
+    settings = _account(state, data.account)
+    period = _period(data.period)
+    try:
+        columns = statements.format_columns(state.settings, data.format)
+    except ValueError as error:
+        raise Unprocessable(str(error)) from None
+    path = await _spooled(data.file)
+    try:
+        async with state.pool.acquire() as connection:
+            imported = await statements.import_file(
+                connection,
+                settings,
+                period,
+                path,
+                file_name=Path(data.file.filename or "statement").name,
+                format_name=data.format,
+                columns=columns,
+                now=datetime.now(UTC),
+            )
+    finally:
+        path.unlink(missing_ok=True)
+    return {
+        "id": str(imported.id),
+        "version": imported.version,
+        "lines": imported.lines,
+        "segments": imported.segments,
+        "amount": None if imported.amount is None else match.money(imported.amount),
+        "duplicate_of": None if imported.duplicate_of is None else str(imported.duplicate_of),
+    }
+
+
+@get("/v1/statements")
+async def list_statements(
+    state: State, account: Text = None, cursor: Text = None, limit: Limit = 100
+) -> Response[Any]:
+    """List imported statements, the newest first."""
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.statements(
+            connection, account, cursor=cursor, limit=limit
+        ),
+        cursor=cursor,
+        limit=limit,
+    )
+
+
+@post("/v1/reconciliations", status_code=200)
+async def reconcile(state: State, data: JSONBody[Reconciliation]) -> dict[str, Any]:
+    """Reconcile an account's period against its newest statement."""
+    settings = _account(state, data.account)
+    period = _period(data.period)
+    async with state.database.connection() as connection:
+        return await match.reconcile(connection, settings, period, now=datetime.now(UTC))
+
+
+@get("/v1/reconciliations")
+async def list_reconciliations(
+    state: State, account: Text = None, cursor: Text = None, limit: Limit = 100
+) -> Response[Any]:
+    """List reconciliations, the newest first."""
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.runs(
+            connection, account, cursor=cursor, limit=limit
+        ),
+        cursor=cursor,
+        limit=limit,
+    )
+
+
+@get("/v1/reconciliations/{run_id:uuid}")
+async def show_reconciliation(state: State, run_id: FromPath[UUID]) -> dict[str, Any]:
+    """Show one reconciliation, with when and by which rules it was run."""
+    async with state.pool.acquire() as connection:
+        found = await reading.run(connection, run_id)
+    if found is None:
+        raise NotFoundException("no such reconciliation")
+    return found
+
+
+@get("/v1/reconciliations/{run_id:uuid}/discrepancies")
+async def list_discrepancies(
+    state: State,
+    run_id: FromPath[UUID],
+    kind: Text = None,
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """List what a reconciliation found, in the order of kinds, ids and lines."""
+    if kind is not None and kind not in match.KINDS:
+        raise Unprocessable(f"no such kind; there are {', '.join(match.KINDS)}")
+    async with state.pool.acquire() as connection:
+        if await reading.run(connection, run_id) is None:
+            raise NotFoundException("no such reconciliation")
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.discrepancies(
+            connection, run_id, kind=kind, cursor=cursor, limit=limit
+        ),
+        cursor=cursor,
+        limit=limit,
+        shape=shape,
+        columns=reading.DISCREPANCY_COLUMNS,
+        name="discrepancies",
+    )
+
+
+@get("/v1/signs")
+async def list_signs(
+    state: State,
+    account: Text = None,
+    status: Text = None,
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """List signs (签名) with their review state and its history."""
+    return await _reviews(state, "sign", account, status, cursor, limit, shape)
+
+
+@get("/v1/templates")
+async def list_templates(
+    state: State,
+    account: Text = None,
+    status: Text = None,
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """List templates (模板) with their review state and its history."""
+    return await _reviews(state, "template", account, status, cursor, limit, shape)
+
+
+@get("/v1/inbound")
+async def list_inbound(
+    state: State,
+    since: Since = None,
+    until: Until = None,
+    account: Text = None,
+    phone: Text = None,
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """List messages from handsets, the newest first."""
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.inbound(
+            connection,
+            _accounts(state, account),
+            phone=phone,
+            since=since,
+            until=until,
+            cursor=cursor,
+            limit=limit,
+        ),
+        cursor=cursor,
+        limit=limit,
+        shape=shape,
+        columns=reading.INBOUND_COLUMNS,
+        name="inbound",
+    )
+
+
+@get("/v1/jobs")
+async def list_jobs(state: State) -> dict[str, Any]:
+    """List what each job did last, how often it failed, and which process runs it now."""
+    async with state.pool.acquire() as connection:
+        found = await reading.jobs(connection)
+    return {"items": found.items, "next": found.next}
+
+
+@get("/v1/pulls")
+async def list_pulls(
+    state: State,
+    account: Text = None,
+    pull_state: Annotated[
+        Literal["intended", "recorded", "nothing", "lost"] | None, QueryParameter(name="state")
+    ] = None,
+    cursor: Text = None,
+    limit: Limit = 100,
+) -> Response[Any]:
+    """List reads that the vendor hands out once; what a `lost` one held may be gone."""
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.pulls(
+            connection, account, state=pull_state, cursor=cursor, limit=limit
+        ),
+        cursor=cursor,
+        limit=limit,
+    )
+
+
+@get("/metrics", media_type=MediaType.TEXT, include_in_schema=False)
+async def show_metrics() -> Response[bytes]:
+    """Give what the processes of this machine count, for Prometheus."""
+    text = await asyncio.to_thread(metrics.exposition, os.environ.get(metrics.FOLDER_VARIABLE))
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@get("/health/live", include_in_schema=False, sync_to_thread=False)
+def live() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "live"}
+
+
+@get("/health/ready", include_in_schema=False)
+async def ready(state: State) -> Response[dict[str, str]]:
+    """Say whether the database answers."""
+    try:
+        async with asyncio.timeout(2), state.pool.acquire() as connection:
+            await connection.execute(QUERIES["answers"])
+    except DATABASE_ERRORS:
+        return Response({"status": "database away"}, status_code=503)
+    return Response({"status": "ready"})
+
+
+def create_app(
+    settings: Settings,
+    database: Database,
+    *,
+    jobs: Callable[[Any], Any] | None = None,
+) -> Litestar:
+    """Make the application; `jobs(pool)` gives the async context manager that runs beside it."""
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        async with database.pool() as pool:
+            app.state.pool = pool
+            if jobs is None:
+                yield
+            else:
+                async with jobs(pool):
+                    yield
+
+    token = hashlib.sha256(api_token(settings).reveal().encode()).digest()
+    return Litestar(
+        [
+            register_sent,
+            list_messages,
+            show_message,
+            list_callbacks,
+            callback_body,
+            import_statement,
+            list_statements,
+            reconcile,
+            list_reconciliations,
+            show_reconciliation,
+            list_discrepancies,
+            list_signs,
+            list_templates,
+            list_inbound,
+            list_jobs,
+            list_pulls,
+            show_metrics,
+            live,
+            ready,
+        ],
+        lifespan=[lifespan],
+        state=State({"settings": settings, "database": database}),
+        middleware=[lambda app: _Authorized(app, token)],
+        exception_handlers={
+            HTTPException: _problem,
+            FileError: _unprocessable,
+            match.Impossible: _unprocessable,
+            reading.BadCursor: _bad_request,
+            **dict.fromkeys(DATABASE_ERRORS, _unavailable),
+            Exception: _internal,
+        },
+        openapi_config=OpenAPIConfig(
+            title="Huizhi",
+            version="1",
+            # The document itself, and no page: pages of that kind load scripts from other hosts.
+            render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
+            components=Components(
+                security_schemes={"token": SecurityScheme(type="http", scheme="bearer")}
+            ),
+            security=[{"token": []}],
+        ),
+        logging_config=None,  # ours stands
+        debug=False,
+    )
+
+
+class _Authorized:
+    """Lets nothing through without the API token, but for health: not even what does not exist."""
+
+    def __init__(self, app: ASGIApp, token: bytes) -> None:
+        self._app = app
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] == ScopeType.WEBSOCKET
+            or scope["path"].startswith("/health/")
+            or self._admits(scope)
+        ):
+            await self._app(scope, receive, send)
+            return
+        body = msgspec.json.encode(
+            {
+                "type": "about:blank",
+                "title": "Unauthorized",
+                "status": 401,
+                "detail": "no API token",
+            }
+        )
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 401,
+                "headers": [
+                    (b"content-type", b"application/problem+json"),
+                    (b"content-length", str(len(body)).encode()),
+                    (b"www-authenticate", b"Bearer"),
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def _admits(self, scope: Scope) -> bool:
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                scheme, _, given = value.partition(b" ")
+                digest = hashlib.sha256(given.strip()).digest()
+                return scheme.lower() == b"bearer" and hmac.compare_digest(digest, self._token)
+        return False
+
+
+async def _list(
+    state: State,
+    page: Callable[[Any, str | None, int], Awaitable[Page]],
+    *,
+    cursor: str | None,
+    limit: int,
+    shape: str = "json",
+    columns: Sequence[str] = (),
+    name: str = "",
+) -> Response[Any]:
+    """Answer with one page as JSON, or with every row from `cursor` on as a file."""
+    if shape == "json":
+        async with state.pool.acquire() as connection:
+            found = await page(connection, cursor, limit)
+        return Response({"items": found.items, "next": found.next})
+
+    async def next_page(after: str | None) -> Page:
+        async with state.pool.acquire() as connection:
+            return await page(connection, after or cursor, reading.MAX_LIMIT)
+
+    rows = reading.every(next_page)
+    disposition = {"content-disposition": f'attachment; filename="{name}.{shape}"'}
+    if shape == "csv":
+        return Stream(
+            exports.csv_chunks(columns, rows),
+            media_type="text/csv",
+            headers=disposition,
+        )
+    try:
+        path = await exports.xlsx_file(columns, rows)
+    except exports.TooLong as error:
+        raise Unprocessable(str(error)) from None
+    return Stream(
+        exports.file_chunks(path),
+        media_type="application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+        headers=disposition,
+    )
+
+
+async def _reviews(
+    state: State,
+    kind: str,
+    account: str | None,
+    status: str | None,
+    cursor: str | None,
+    limit: int,
+    shape: str,
+) -> Response[Any]:
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.reviews(
+            connection, _accounts(state, account), kind, status=status, cursor=cursor, limit=limit
+        ),
+        cursor=cursor,
+        limit=limit,
+        shape=shape,
+        columns=reading.REVIEW_COLUMNS,
+        name=f"{kind}s",
+    )
+
+
+def _sent_rows(body: bytes, content_type: str) -> list[Any]:
+    """Return the decoded rows of a JSON array or NDJSON; a line that is no JSON is a ValueError in its place."""
+    text = body.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text.startswith(b"[") and "ndjson" not in content_type:
+        try:
+            rows = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            raise HTTPException("the body is not JSON", status_code=400) from None
+        return list(rows)
+    if not text:
+        raise HTTPException("the body is empty", status_code=400)
+    found: list[Any] = []
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        try:
+            found.append(msgspec.json.decode(line))
+        except (msgspec.DecodeError, RecursionError):
+            found.append(ValueError("is not JSON"))
+        if len(found) > ledger.MAX_ROWS:
+            break
+    if all(isinstance(row, ValueError) for row in found):
+        raise HTTPException("the body is neither a JSON array nor NDJSON", status_code=400)
+    return found
+
+
+async def _spooled(upload: UploadFile) -> Path:
+    """Copy an upload to a file of our own, in pieces."""
+    with tempfile.NamedTemporaryFile(prefix="huizhi-", suffix=".statement", delete=False) as file:
+        while chunk := await upload.read(1 << 20):
+            file.write(chunk)
+    return Path(file.name)
+
+
+def _account(state: State, name: str) -> AccountSettings:
+    settings: AccountSettings | None = state.settings.accounts.get(name)
+    if settings is None:
+        raise Unprocessable(f"no account {name[:64]!r} in the settings")
+    return settings
+
+
+def _accounts(state: State, name: str | None) -> list[str]:
+    """Return the accounts to read: the one named, also if it has left the settings, or all."""
+    return [name] if name is not None else sorted(state.settings.accounts)
+
+
+def _period(text: str) -> periods.Period:
+    try:
+        return periods.parse(text)
+    except ValueError as error:
+        raise Unprocessable(str(error)) from None
+
+
+def _problem_response(status: int, title: str, detail: str) -> Response[Any]:
+    """Make an RFC 9457 problem."""
+    return Response(
+        {"type": "about:blank", "title": title, "status": status, "detail": detail},
+        status_code=status,
+        media_type="application/problem+json",
+    )
+
+
+def _problem(_: object, error: HTTPException) -> Response[Any]:
+    reasons = [
+        f"{where}: {what}" if where else what
+        for extra in error.extra or []
+        if isinstance(extra, dict)
+        for where, what in [(extra.get("key"), extra.get("message", ""))]
+    ]
+    title = error.detail.partition("\n")[0]
+    if error.status_code >= 500:
+        title, reasons = "Internal Server Error", []
+    return _problem_response(error.status_code, type(error).__name__, "; ".join(reasons) or title)
+
+
+def _unprocessable(_: object, error: Problem) -> Response[Any]:
+    return _problem_response(422, "Unprocessable", str(error))
+
+
+def _bad_request(_: object, error: Exception) -> Response[Any]:
+    return _problem_response(400, "Bad Request", str(error))
+
+
+def _unavailable(_: object, error: Exception) -> Response[Any]:
+    log.error("database.away", error=type(error).__name__)
+    answer = _problem_response(503, "Service Unavailable", "the database is away; try again")
+    answer.headers["retry-after"] = "5"
+    return answer
+
+
+def _internal(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    log.exception("api.failed", route=request.scope["path"].split("?")[0], exc_info=error)
+    return _problem_response(500, "Internal Server Error", "the log says more")

@@ -1,0 +1,330 @@
+"""Jobs: what the reconciler does by itself, when, and how that went.
+
+The scheduler is a timer and nothing else. Each job runs in one place at a time, by its lease; how
+it went stands in a row of `jobs`; a failing one waits longer each time.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from gateways.errors import GatewayError
+from gateways.gateway import Call
+from gateways.http import open_client
+from reconciler import lease as leases
+from reconciler.lease import Lease, LeaseLost
+from reconciler.poll import Caller, Done, callers, expire_by_clock, poll_reviews, poll_statuses
+from reconciler.pull import PULLS, pull
+from runtime import Problem, metrics, settlement
+from runtime.database import DATABASE_ERRORS
+from runtime.queries import QUERIES
+from runtime.settings import Settings
+
+log = structlog.get_logger()
+
+STATUS_SECONDS = 5.0
+PULL_SECONDS = 10.0
+REVIEW_SECONDS = 30.0
+EXPIRY_SECONDS = 30.0
+SETTLE_SECONDS = 5.0
+ORPHANS_SECONDS = 60.0
+LONGEST_BACKOFF_SECONDS = 600.0
+# Batches unsettled for longer were left behind by a dead or overloaded process.
+LEFT_BEHIND_SECONDS = 10.0
+# By hand one waits so long for a job that runs elsewhere at this moment.
+PATIENCE_SECONDS = 10.0
+
+
+class Summary(Done, kw_only=True):
+    """What one pass did at one account; `skipped` names calls that another process is making."""
+
+    account: str
+    skipped: list[str] = msgspec.field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Job:
+    """Something done every so often, given its lease; `account` "" stands for all."""
+
+    name: str
+    account: str
+    every_seconds: float
+    work: Callable[[Lease], Awaitable[Done]]
+    failures_in_row: int = 0
+    not_before: float = 0.0
+    running: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    @property
+    def lease_name(self) -> str:
+        """The name of the lease under which it runs, here or anywhere."""
+        return f"{self.name}:{self.account}"
+
+
+class Jobs:
+    """Runs all jobs of `settings` while its context is open.
+
+    Leaving it stops what runs: a page on its way lands first, everything else is taken up again by
+    whoever runs the jobs next.
+    """
+
+    def __init__(self, settings: Settings, pool: Any) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._holder = holder()
+        self._jobs: list[Job] = []
+        self._open = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> "Jobs":
+        http = await self._open.enter_async_context(open_client())
+        asking = callers(self._settings, self._pool, http, recorder=self._holder)
+        self._jobs = jobs_of(self._settings, self._pool, asking)
+        # Each start and end is no news; what fails is logged and counted here.
+        logging.getLogger("apscheduler").setLevel(logging.ERROR)
+        scheduler: Any = AsyncIOScheduler(timezone=UTC)  # type: ignore[no-untyped-call]
+        for job in self._jobs:
+            scheduler.add_job(
+                self._fire,
+                "interval",
+                seconds=job.every_seconds,
+                args=[job],
+                next_run_time=datetime.now(UTC),
+                misfire_grace_time=None,
+                coalesce=True,
+            )
+        scheduler.start()
+        self._open.push_async_callback(self._stop, scheduler)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._open.aclose()
+
+    async def _stop(self, scheduler: Any) -> None:
+        scheduler.pause()
+        running = [job.running for job in self._jobs if job.running is not None]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        # Only now: shutting down cancels what the scheduler runs.
+        scheduler.shutdown(wait=False)
+
+    async def _fire(self, job: Job) -> None:
+        if (job.running is None or job.running.done()) and time.monotonic() >= job.not_before:
+            job.running = asyncio.create_task(run(self._pool, job, holder=self._holder))
+
+
+async def run(pool: Any, job: Job, *, holder: str) -> None:
+    """Run `job` once, unless it is running elsewhere, and note how it went; raises nothing."""
+    done = Done()
+    failure: str | None = None
+    started = datetime.now(UTC)
+    try:
+        async with leases.held(pool, job.lease_name, holder=holder) as lease:
+            if lease is None:
+                return
+            await pool.execute(QUERIES["job_started"], job.name, job.account, started)
+            try:
+                done = await job.work(lease)
+                failure = "; ".join(done.failures) or None
+            except Exception as error:
+                failure = _told(error)
+            await pool.execute(
+                QUERIES["job_finished"],
+                job.name,
+                job.account,
+                datetime.now(UTC),
+                failure,
+                _detail(done),
+            )
+    except Exception as error:
+        failure = failure or _told(error)
+    _note(job, failure, done.retry_after_seconds)
+
+
+def _detail(done: Done) -> dict[str, Any]:
+    counts = msgspec.structs.asdict(done)
+    return {name: count for name, count in counts.items() if count and name != "failures"}
+
+
+def _told(error: Exception) -> str:
+    """Say what `error` is without quoting what it may quote."""
+    if isinstance(error, LeaseLost | Problem | GatewayError):
+        return str(error)
+    if isinstance(error, DATABASE_ERRORS):
+        return f"the database or a file cannot be used: {type(error).__name__}"
+    log.error("job.crashed", exc_info=error)
+    return f"unexpected: {type(error).__name__}"
+
+
+def _note(job: Job, failure: str | None, retry_after_seconds: float) -> None:
+    metrics.JOB_RUNS.labels(job.name, job.account, "ok" if failure is None else "failed").inc()
+    if failure is None:
+        job.failures_in_row = 0
+        return
+    job.failures_in_row += 1
+    wait = max(backoff(job.every_seconds, job.failures_in_row), retry_after_seconds)
+    job.not_before = time.monotonic() + wait
+    log.error(
+        "job.failed",
+        job=job.name,
+        account=job.account,
+        failures_in_row=job.failures_in_row,
+        again_seconds=wait,
+        error=failure,
+    )
+
+
+def backoff(every_seconds: float, failures_in_row: int) -> float:
+    """Say how long a job that failed waits: doubled each time, within bounds."""
+    return min(every_seconds * 2.0 ** min(failures_in_row, 30), LONGEST_BACKOFF_SECONDS)
+
+
+def holder() -> str:
+    """What leases and batches call this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def pages(settings: Settings) -> Path:
+    """The folder of read-once pages on their way into the database."""
+    return settings.data_dir / "pages"
+
+
+def jobs_of(settings: Settings, pool: Any, asking: dict[str, Caller]) -> list[Job]:
+    """List all jobs: those of each account as its vendor allows, and those of the house."""
+    jobs = [
+        Job(
+            name="settle",
+            account="",
+            every_seconds=SETTLE_SECONDS,
+            work=lambda _: settle(settings, pool, timedelta(seconds=LEFT_BEHIND_SECONDS)),
+        ),
+        Job(
+            name="join_orphans",
+            account="",
+            every_seconds=ORPHANS_SECONDS,
+            work=lambda _: join_orphans(pool),
+        ),
+    ]
+    for name, caller in asking.items():
+        jobs += [
+            Job(name=work_name, account=name, every_seconds=seconds, work=work)
+            for work_name, seconds, work in _works(caller, pages(settings), all_now=False)
+        ]
+    return jobs
+
+
+def _works(
+    caller: Caller, folder: Path, *, all_now: bool
+) -> list[tuple[str, float, Callable[[Lease], Awaitable[Done]]]]:
+    """Name what can be done at an account, how often, and how."""
+    works: list[tuple[str, float, Callable[[Lease], Awaitable[Done]]]] = []
+    if caller.offers("query_status"):
+        works.append(
+            ("query_status", STATUS_SECONDS, lambda _: poll_statuses(caller, all_now=all_now))
+        )
+    for call in PULLS:
+        if caller.offers(call):
+            works.append((call.value, PULL_SECONDS, partial(_pull, caller, call, folder)))
+    if caller.offers("query_review"):
+        works.append(
+            ("query_review", REVIEW_SECONDS, lambda _: poll_reviews(caller, all_now=all_now))
+        )
+    if not caller.offers("query_status") and not caller.offers(Call.PULL_REPORTS):
+        works.append(("expire", EXPIRY_SECONDS, lambda _: _expire(caller, datetime.now(UTC))))
+    return works
+
+
+async def _pull(caller: Caller, call: Call, folder: Path, lease: Lease) -> Done:
+    begun = datetime.now(UTC)
+    done = await pull(caller, call, lease, folder)
+    if call == Call.PULL_REPORTS and not done.failures and not caller.offers("query_status"):
+        # A whole pass brought no final report: now the clock may speak.
+        done.add(await _expire(caller, begun))
+    return done
+
+
+async def _expire(caller: Caller, due_by: datetime) -> Done:
+    return Done(expired=await expire_by_clock(caller, due_by))
+
+
+async def settle(settings: Settings, pool: Any, left_for: timedelta) -> Done:
+    """Settle all batches left unsettled for so long."""
+    while True:
+        now = datetime.now(UTC)
+        found = await settlement.settle_left_behind(
+            pool, settings.accounts, recorded_before=now - left_for, now=now
+        )
+        if not found:
+            return Done()
+        log.warning("settlement.taken_up", batches=found)
+
+
+async def join_orphans(pool: Any) -> Done:
+    """Join reports that came before their message, where registering it did not get to that."""
+    async with pool.acquire() as connection:
+        return Done(final=await settlement.join_left_orphans(connection))
+
+
+async def one_pass(
+    settings: Settings,
+    pool: Any,
+    account: str | None = None,
+    *,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> list[Summary]:
+    """Ask all vendors, or one account's, once for everything, whatever the back-off.
+
+    What another process does for longer than `patience_seconds` is skipped. Raises `Problem` for an
+    account that settings do not have, and one of `DATABASE_ERRORS`.
+    """
+    if account is not None and account not in settings.accounts:
+        known = ", ".join(settings.accounts) or "none"
+        raise Problem(f"no account {account!r} in {settings.file}; there: {known}")
+    # First what is already here, so that nothing is asked or expired for want of settling it.
+    await settle(settings, pool, timedelta(0))
+    await join_orphans(pool)
+    async with open_client() as http:
+        asking = callers(settings, pool, http, recorder=holder())
+        ended = await asyncio.gather(
+            *(
+                _pass_at(caller, pages(settings), patience_seconds)
+                for name, caller in asking.items()
+                if account in (None, name)
+            ),
+            return_exceptions=True,
+        )
+    summaries = []
+    for result in ended:
+        if isinstance(result, BaseException):
+            raise result
+        summaries.append(result)
+    return summaries
+
+
+async def _pass_at(caller: Caller, folder: Path, patience_seconds: float) -> Summary:
+    summary = Summary(account=caller.name)
+    for name, _, work in _works(caller, folder, all_now=True):
+        lease_name = f"{name}:{caller.name}"
+        async with leases.held(
+            caller.pool, lease_name, holder=holder(), patience_seconds=patience_seconds
+        ) as lease:
+            if lease is None:
+                summary.skipped.append(name)
+                continue
+            try:
+                summary.add(await work(lease))
+            except LeaseLost as error:
+                summary.failures.append(str(error))
+    return summary

@@ -1,0 +1,211 @@
+"""Reconciliation: a vendor's statement against the ledger, to the last digit.
+
+The matching is set-based SQL (`sql/queries/reconcile.sql`) over one snapshot of the database; this
+module brings the rules to it (period, tariffs, the clock) and makes the result of what it counted.
+"""
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+
+from reconciler.periods import Period, day_start
+from runtime import Problem
+from runtime.queries import QUERIES
+from runtime.settings import AccountSettings, Tariff
+
+KINDS = (
+    "billed_not_sent",
+    "billed_not_delivered",
+    "billed_twice",
+    "billed_out_of_period",
+    "segments_differ",
+    "price_differs",
+    "not_billed",
+    "reports_contradict",
+    "report_missing",
+)
+# Beyond any time that a message can have: an open end that every PostgreSQL driver can carry.
+_OPEN_END = date(9000, 1, 1)
+
+
+class Impossible(Problem):
+    """A period that cannot be reconciled; the text says in one line what is missing."""
+
+
+def money(amount: Decimal) -> str:
+    """Return `amount` as the shortest decimal text: no exponent, no trailing zeros, no -0."""
+    text = format(amount, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "") else text
+
+
+async def reconcile(
+    connection: Any, settings: AccountSettings, period: Period, *, now: datetime
+) -> dict[str, Any]:
+    """Reconcile the account's newest statement of `period`; keep the run; return its result.
+
+    The result is interface section 6's object. The same evidence and rules give the same result but
+    for `id`; `now` decides only which messages wait no longer for a report. Raises `Impossible`
+    without a statement, a tariff for a day that needs one, or one currency.
+    """
+    account = settings.account.name
+    starts, ends = period.bounds(settings.account.zone)
+    currency = _currency(settings, period)
+    tariffs = _tariff_columns(settings)
+    run = uuid4()
+    async with connection.transaction(isolation="repeatable_read"):
+        statement = await connection.fetchrow(
+            QUERIES["newest_statement"], account, period.first, period.last
+        )
+        if statement is None:
+            raise Impossible(f"{account} has no statement for {period}: import it first")
+        await connection.execute(QUERIES["reconcile_tables"])
+        missing_before = now - timedelta(hours=settings.poll_until_hours)
+        await connection.execute(
+            QUERIES["take_messages"], account, starts, ends, missing_before, *tariffs
+        )
+        await connection.execute(
+            QUERIES["take_lines"], statement["id"], account, starts, ends, *tariffs
+        )
+        await connection.execute(QUERIES["analyze_run"])
+        await _check(connection, settings, period)
+        await connection.execute(QUERIES["add_discrepancies"], run)
+        result = await _result(connection, run, account, period, currency)
+        await connection.execute(
+            QUERIES["add_run"],
+            run,
+            account,
+            period.first,
+            period.last,
+            statement["id"],
+            now,
+            _rules(settings, statement["version"]),
+            msgspec.json.encode(result).decode(),
+        )
+    return result
+
+
+async def _check(connection: Any, settings: AccountSettings, period: Period) -> None:
+    troubles = await connection.fetchrow(QUERIES["run_troubles"])
+    name = settings.account.name
+    if (at := troubles["untariffed_message"]) is not None:
+        day = at.astimezone(settings.account.zone).date()
+        raise Impossible(f"{name} has no tariff for {day}, when it sent messages")
+    if (line := troubles["ambiguous_line"]) is not None:
+        raise Impossible(
+            f"{name}'s statement for {period}: line {line} has no phone and its id names several messages"
+        )
+    if (line := troubles["unpriced_line"]) is not None:
+        raise Impossible(
+            f"{name}'s statement for {period}: line {line} has no amount, and its day no tariff"
+        )
+
+
+async def _result(
+    connection: Any, run: UUID, account: str, period: Period, currency: str
+) -> dict[str, Any]:
+    messages = await connection.fetchrow(QUERIES["count_messages"])
+    lines = await connection.fetchrow(QUERIES["count_lines"])
+    unresolved = await connection.fetchrow(QUERIES["count_unresolved"], account)
+    counted = {
+        row["kind"]: {
+            "count": row["count"],
+            "segments": row["segments"],
+            "amount": money(row["amount"]),
+        }
+        for row in await connection.fetch(QUERIES["count_discrepancies"], run)
+    }
+    return {
+        "id": str(run),
+        "account": account,
+        "period": str(period),
+        "currency": currency,
+        "status": "discrepant" if counted else "balanced",
+        "sent": {"messages": messages["messages"], "segments": messages["segments"]},
+        "owed": {
+            "messages": messages["owed_messages"],
+            "segments": messages["owed_segments"],
+            "amount": money(messages["owed_amount"]),
+        },
+        "billed": {
+            "lines": lines["lines"],
+            "segments": lines["segments"],
+            "amount": money(lines["amount"]),
+        },
+        "difference": {
+            "segments": lines["segments"] - messages["owed_segments"],
+            "amount": money(lines["amount"] - messages["owed_amount"]),
+        },
+        "messages": {
+            name: messages[name] for name in ("matched", "discrepant", "not_billed", "not_charged")
+        },
+        "lines": {
+            "matched": lines["lines"] - lines["discrepant"],
+            "discrepant": lines["discrepant"],
+        },
+        "discrepancies": {kind: counted[kind] for kind in KINDS if kind in counted},
+        "unresolved": {
+            "report_missing": messages["report_missing"],
+            "orphans": unresolved["orphans"],
+            "quarantined": unresolved["quarantined"],
+        },
+    }
+
+
+def _currency(settings: AccountSettings, period: Period) -> str:
+    """Return the one currency of the tariffs that can hold in the period."""
+    if not settings.tariffs:
+        raise Impossible(
+            f"{settings.account.name} has no tariff for {period.first}: the settings give it none"
+        )
+    holding = {
+        tariff.currency
+        for tariff, ends in _spans(settings.tariffs)
+        if tariff.start <= period.last and ends > period.first
+    } or {settings.tariffs[0].currency}
+    if len(holding) > 1:
+        raise Impossible(
+            f"{settings.account.name} has tariffs in {' and '.join(sorted(holding))} within {period}: "
+            "reconcile the days of each currency by themselves"
+        )
+    return holding.pop()
+
+
+def _spans(tariffs: Sequence[Tariff]) -> list[tuple[Tariff, date]]:
+    """Return each tariff, in their order, with the first day that it no longer holds."""
+    ends = [tariff.start for tariff in tariffs[1:]] + [_OPEN_END]
+    return list(zip(tariffs, ends, strict=True))
+
+
+def _tariff_columns(settings: AccountSettings) -> tuple[list[Any], ...]:
+    zone = settings.account.zone
+    spans = _spans(settings.tariffs)
+    return (
+        [day_start(tariff.start, zone) for tariff, _ in spans],
+        [day_start(ends, zone) for _, ends in spans],
+        [tariff.price for tariff, _ in spans],
+        [tariff.basis for tariff, _ in spans],
+    )
+
+
+def _rules(settings: AccountSettings, statement_version: int) -> dict[str, Any]:
+    """Return what the result depends on beside the evidence, for the run's record."""
+    return {
+        "statement_version": statement_version,
+        "timezone": settings.account.zone.key,
+        "poll_until_hours": settings.poll_until_hours,
+        "tariffs": [
+            {
+                "from": tariff.start.isoformat(),
+                "price": money(tariff.price),
+                "currency": tariff.currency,
+                "basis": tariff.basis,
+            }
+            for tariff in settings.tariffs
+        ],
+    }

@@ -1,0 +1,333 @@
+"""Polling: asking a vendor, by id, for what its pushes may have missed; repeatable.
+
+Replies are stored as records and settled just as pushes are. Only an answer, or patience without
+one, ends the waiting for a message.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import httpx
+import msgspec
+import structlog
+
+from gateways.errors import Garbled, GatewayError, Indeterminate, Malformed, Refused, Unavailable
+from gateways.events import ReviewKind
+from gateways.gateway import Call, Client, Reply
+from gateways.http import Transport
+from runtime import metrics, records, settlement
+from runtime.queries import QUERIES
+from runtime.records import Record
+from runtime.settings import AccountSettings, Settings
+
+log = structlog.get_logger()
+
+CONCURRENT = 32
+CHUNK = 500
+CHUNK_SECONDS = 5  # of the account's rate, so that a chunk is stored soon
+ASK_SECONDS = 45.0
+# Longer than asking and storing a chunk take: only its claimer asks about a message claimed.
+CLAIM_SECONDS = 60.0
+LONGEST_WAIT_SECONDS = 6 * 3600.0
+# A message whose vendor never answers is given up after so many questions, if its time is over.
+UNANSWERED_POLLS = 8
+# A vendor that asks for a longer pause is asked nothing more: the transport waits out shorter ones.
+PAUSE_SECONDS = 20.0
+REVIEW_SECONDS = 60.0
+REVIEW_LONGEST_WAIT_SECONDS = 3600.0
+_REVIEWS = 500
+_EXPIRE = 1000
+
+
+class Done(msgspec.Struct, kw_only=True):
+    """What asking a vendor brought; `failures` are sentences without secrets and phone numbers.
+
+    `answered` counts replies that told a state, `final` messages whose state changed by them.
+    `retry_after_seconds` is the vendor's own wish.
+    """
+
+    asked: int = 0
+    answered: int = 0
+    final: int = 0
+    expired: int = 0
+    pages: int = 0
+    rows: int = 0
+    lost: int = 0
+    failures: list[str] = []
+    retry_after_seconds: float = 0.0
+
+    def add(self, other: "Done") -> None:
+        """Add what another pass did."""
+        for name in ("asked", "answered", "final", "expired", "pages", "rows", "lost", "failures"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.retry_after_seconds = max(self.retry_after_seconds, other.retry_after_seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """One account's way to its vendor, and to the database where the replies go."""
+
+    pool: Any
+    accounts: Mapping[str, AccountSettings]
+    settings: AccountSettings
+    client: Client
+    recorder: str
+
+    @property
+    def name(self) -> str:
+        """The account's name."""
+        return self.settings.account.name
+
+    def offers(self, call: str) -> bool:
+        """Whether the account's vendor offers `call`."""
+        return call in self.settings.gateway.supports
+
+    def count(self, call: Call, outcome: GatewayError | None) -> None:
+        """Count a call by how it ended; None is well."""
+        name = "ok" if outcome is None else _OUTCOMES.get(type(outcome), "garbled")
+        metrics.VENDOR_CALLS.labels(self.name, call.value, name).inc()
+
+    async def store(self, found: Sequence[Record]) -> int:
+        """Store replies and settle them; durable on return. Returns how many messages changed."""
+        async with self.pool.acquire() as connection:
+            batch, fresh = await records.store(
+                connection, found, recorder=self.recorder, now=datetime.now(UTC)
+            )
+        return await self.settle(batch, fresh)
+
+    async def settle(self, batch: int, found: Sequence[Record]) -> int:
+        """Settle the stored records of `batch`; return how many messages changed."""
+        settled = await settlement.settle(
+            self.pool, self.accounts, found, batches=[batch], now=datetime.now(UTC)
+        )
+        for what in settled.__struct_fields__:
+            if count := getattr(settled, what):
+                metrics.SETTLED.labels(what).inc(count)
+        return settled.messages
+
+
+_OUTCOMES: dict[type[GatewayError], str] = {
+    Unavailable: "unavailable",
+    Indeterminate: "indeterminate",
+    Refused: "refused",
+}
+
+
+def callers(
+    settings: Settings, pool: Any, http: httpx.AsyncClient, *, recorder: str
+) -> dict[str, Caller]:
+    """Make each account's caller; make them once a process, for each paces its own account."""
+    return {
+        name: Caller(
+            pool=pool,
+            accounts=settings.accounts,
+            settings=account,
+            client=account.gateway.client(
+                account.account, Transport(http, account.requests_per_second)
+            ),
+            recorder=recorder,
+        )
+        for name, account in settings.accounts.items()
+    }
+
+
+async def poll_statuses(caller: Caller, *, all_now: bool = False) -> Done:
+    """Ask for every message that is due, store and settle the answers, expire what is over.
+
+    With `all_now` every message without a final report that was sent `poll_after_seconds` ago is
+    due. Stops at a vendor that answers nothing. Raises one of `DATABASE_ERRORS`; messages claimed
+    then are due again after `CLAIM_SECONDS`.
+    """
+    settings, done = caller.settings, Done()
+    started = datetime.now(UTC)
+    if all_now:
+        sent_by = started - timedelta(seconds=settings.poll_after_seconds)
+        await caller.pool.execute(QUERIES["ask_now"], caller.name, started, sent_by)
+    size = max(1, min(CHUNK, int(settings.requests_per_second * CHUNK_SECONDS)))
+    while not done.failures:
+        due = await caller.pool.fetch(
+            QUERIES["claim_awaiting"],
+            caller.name,
+            started,
+            datetime.now(UTC) + timedelta(seconds=CLAIM_SECONDS),
+            size,
+        )
+        if not due:
+            break
+        client = caller.client
+        answers = await _ask_all(
+            caller,
+            Call.QUERY_STATUS,
+            {
+                row["vendor_message_id"]: partial(client.query_status, row["vendor_message_id"])
+                for row in due
+            },
+            done,
+        )
+        asked = [row for row in due if row["vendor_message_id"] in answers]
+        done.expired += await _expire_asked(caller, asked, answers)
+        await caller.pool.execute(
+            QUERIES["schedule_awaiting"],
+            [row["shard"] for row in asked],
+            [row["message_id"] for row in asked],
+            datetime.now(UTC),
+            max(settings.poll_after_seconds, 1.0),
+            LONGEST_WAIT_SECONDS,
+            settings.poll_until_hours * 3600,
+        )
+    return done
+
+
+async def poll_reviews(caller: Caller, *, all_now: bool = False) -> Done:
+    """Ask for every sign and template under review that is due; `all_now`: for all of them."""
+    done = Done()
+    now = datetime.now(UTC)
+    due = await caller.pool.fetch(
+        QUERIES["claim_reviews"],
+        caller.name,
+        now + timedelta(seconds=REVIEW_LONGEST_WAIT_SECONDS) if all_now else now,
+        now,
+        REVIEW_SECONDS,
+        REVIEW_LONGEST_WAIT_SECONDS,
+        _REVIEWS,
+    )
+    client = caller.client
+    for call, kind in _REVIEW_CALLS.items():
+        ids = [row["vendor_id"] for row in due if row["kind"] == kind]
+        if ids and not done.failures:
+            await _ask_all(
+                caller,
+                call,
+                {id: partial(client.query_review, kind, id) for id in ids},
+                done,
+            )
+    return done
+
+
+_REVIEW_CALLS = {
+    Call.QUERY_SIGN: ReviewKind.SIGN,
+    Call.QUERY_TEMPLATE: ReviewKind.TEMPLATE,
+}
+
+
+async def expire_by_clock(caller: Caller, due_by: datetime) -> int:
+    """Expire messages whose time was over by `due_by`, where the vendor cannot be asked by id.
+
+    `due_by` is no later than the begin of a whole pull pass, if the vendor offers pulls.
+    """
+    expired = 0
+    sent_by = due_by - timedelta(hours=caller.settings.poll_until_hours)
+    while True:
+        rows = await caller.pool.fetch(QUERIES["expirable"], caller.name, due_by, sent_by, _EXPIRE)
+        if not rows:
+            return expired
+        expired += await _expire(
+            caller.pool, [row["shard"] for row in rows], [row["message_id"] for row in rows]
+        )
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """What came of a question: bytes worth keeping, and why they tell no state (None: they do)."""
+
+    record: Record | None
+    error: GatewayError | None
+
+
+async def _ask_all(
+    caller: Caller,
+    call: Call,
+    questions: Mapping[str, Callable[[], Awaitable[Reply]]],
+    done: Done,
+) -> dict[str, bool]:
+    """Ask, store and settle; say of each subject asked about whether the vendor told its state."""
+    answers: dict[str, _Answer] = {}
+    waiting = iter(questions.items())
+    late = Unavailable(f"no reply within {ASK_SECONDS:.0f} seconds")
+
+    async def ask_one_after_another() -> None:
+        for subject, question in waiting:
+            if done.retry_after_seconds:
+                return
+            answers[subject] = _Answer(None, late)
+            answer = answers[subject] = await _ask(caller, call, subject, question)
+            match answer.error:
+                case Unavailable(retry_after_seconds=float(seconds)) if seconds > PAUSE_SECONDS:
+                    done.retry_after_seconds = max(done.retry_after_seconds, seconds)
+
+    workers = [
+        asyncio.create_task(ask_one_after_another()) for _ in range(min(CONCURRENT, len(questions)))
+    ]
+    try:
+        await asyncio.wait(workers, timeout=ASK_SECONDS)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    if found := [answer.record for answer in answers.values() if answer.record is not None]:
+        done.final += await caller.store(found)
+    silent = [answer.error for answer in answers.values() if answer.error is not None]
+    told = len(answers) - len(silent)
+    done.asked += len(answers)
+    done.answered += told
+    if done.retry_after_seconds or not told:
+        done.failures.append(f"{call}: {len(silent)} of {len(answers)} not answered: {silent[-1]}")
+    return {subject: answer.error is None for subject, answer in answers.items()}
+
+
+async def _ask(
+    caller: Caller, call: Call, subject: str, question: Callable[[], Awaitable[Reply]]
+) -> _Answer:
+    record: Record | None = None
+    error: GatewayError | None = None
+    try:
+        record = _record(caller, subject, await question())
+        if not records.parse(record, caller.settings.gateway, caller.settings.account).events:
+            error = Garbled("the reply tells no state")
+    except Refused as refused:
+        record, error = None, refused
+    except (Garbled, Malformed) as garbled:
+        error = garbled
+        if record is None and isinstance(garbled, Garbled) and garbled.body:
+            record = _record(caller, subject, Reply(call=call, headers={}, body=garbled.body))
+        log.error("reply.garbled", account=caller.name, call=call.value, error=str(garbled))
+    except GatewayError as other:
+        error = other
+    except Exception as bug:
+        # One message's must not keep the others from being asked about; settling quarantines it.
+        log.exception("reply.failed", account=caller.name, call=call.value)
+        error = Garbled(f"reading the reply failed: {type(bug).__name__}")
+    caller.count(call, error)
+    return _Answer(record, error)
+
+
+def _record(caller: Caller, subject: str, reply: Reply) -> Record:
+    return records.of_reply(
+        caller.name, reply, subject=subject, once=False, received_at=datetime.now(UTC)
+    )
+
+
+async def _expire_asked(caller: Caller, asked: Iterable[Any], answers: Mapping[str, bool]) -> int:
+    over = datetime.now(UTC) - timedelta(hours=caller.settings.poll_until_hours)
+    ended = [
+        row
+        for row in asked
+        if row["sent_at"] <= over
+        and (answers[row["vendor_message_id"]] or row["polls"] >= UNANSWERED_POLLS)
+    ]
+    return await _expire(
+        caller.pool, [row["shard"] for row in ended], [row["message_id"] for row in ended]
+    )
+
+
+async def _expire(pool: Any, shards: Sequence[int], ids: Sequence[UUID]) -> int:
+    if not ids:
+        return 0
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute(QUERIES["lock_messages"], shards, ids)
+        expired: int = await connection.fetchval(QUERIES["expire"], shards, ids)
+    return expired

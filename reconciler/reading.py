@@ -1,0 +1,524 @@
+"""What the API and the command line read: rows of the database as the JSON of interface section 4.
+
+Every list goes by a cursor that names the last row seen, so that no page is slow and none repeats.
+"""
+
+import base64
+import binascii
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from gateways import segments
+from gateways.phone import normalise
+from reconciler.match import money
+from reconciler.periods import Period
+from runtime.identity import shard_of, shard_of_message
+from runtime.queries import QUERIES
+from runtime.settings import AccountSettings
+
+MAX_LIMIT = 1000
+
+MESSAGE_COLUMNS = (
+    "id",
+    "account",
+    "vendor_message_id",
+    "phone",
+    "status",
+    "segments",
+    "sent_at",
+    "reported_at",
+    "vendor_code",
+    "reason",
+    "reference",
+    "contradicted",
+)
+DISCREPANCY_COLUMNS = (
+    "kind",
+    "message_id",
+    "vendor_message_id",
+    "phone",
+    "line",
+    "sent_at",
+    "status",
+    "owed_segments",
+    "billed_segments",
+    "price",
+    "billed_amount",
+    "segments",
+    "amount",
+)
+REVIEW_COLUMNS = (
+    "account",
+    "vendor_id",
+    "status",
+    "vendor_code",
+    "name",
+    "content",
+    "remark",
+    "reason",
+    "created_at",
+    "updated_at",
+)
+INBOUND_COLUMNS = (
+    "id",
+    "account",
+    "phone",
+    "content",
+    "sent_at",
+    "received_at",
+    "extension",
+    "vendor_message_id",
+    "source",
+    "digest",
+)
+
+
+class BadCursor(ValueError):
+    """A cursor that we did not make."""
+
+
+class Page(NamedTuple):
+    """One page of a list; `next` is the cursor of the page after it, None on the last."""
+
+    items: list[dict[str, Any]]
+    next: str | None
+
+
+def rfc3339(at: datetime | None) -> str | None:
+    """Return `at` as RFC 3339 with an offset."""
+    return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def cursor_of(*key: Any) -> str:
+    """Return a cursor that holds `key`, for people to pass on and not to read."""
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode(key)).decode().rstrip("=")
+
+
+def key_of(cursor: str | None, *types: type) -> tuple[Any, ...]:
+    """Return the key that `cursor` holds, all None without one; raises `BadCursor`."""
+    if cursor is None:
+        return (None,) * len(types)
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        decoded: tuple[Any, ...] = msgspec.msgpack.decode(
+            base64.urlsafe_b64decode(padded.encode("ascii")),
+            type=tuple[types],  # type: ignore[valid-type]
+        )
+    except (ValueError, binascii.Error, msgspec.MsgspecError):
+        raise BadCursor("the cursor is not one of ours") from None
+    return decoded
+
+
+class Filters(NamedTuple):
+    """What a list of messages is narrowed to; None where it is not."""
+
+    phone: str | None = None
+    vendor_message_id: str | None = None
+    reference: str | None = None
+    status: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+async def messages(
+    connection: Any, accounts: Sequence[str], filters: Filters, *, cursor: str | None, limit: int
+) -> Page:
+    """List messages, the newest first."""
+    at, last = key_of(cursor, datetime, UUID)
+    common = (
+        list(accounts),
+        filters.reference,
+        filters.status,
+        filters.since,
+        filters.until,
+        at,
+        last,
+        limit + 1,
+    )
+    phone = None if filters.phone is None else normalise(filters.phone)
+    if filters.vendor_message_id is not None:
+        shards = [shard_of(account, filters.vendor_message_id) for account in accounts]
+        rows = await connection.fetch(
+            QUERIES["list_messages_of_vendor_id"],
+            *common,
+            shards,
+            filters.vendor_message_id,
+            phone,
+        )
+    elif phone is not None:
+        rows = await connection.fetch(QUERIES["list_messages_of_phone"], *common, phone)
+    else:
+        rows = await connection.fetch(QUERIES["list_messages"], *common)
+    return _page(rows, limit, _message, lambda row: cursor_of(row["sent_at"], row["id"]))
+
+
+async def message(
+    connection: Any, accounts: Mapping[str, AccountSettings], message_id: UUID
+) -> dict[str, Any] | None:
+    """Return one message with its evidence in order, or None."""
+    shard = shard_of_message(message_id)
+    row = await connection.fetchrow(QUERIES["message"], shard, message_id)
+    if row is None:
+        return None
+    reports = await connection.fetch(QUERIES["reports_of_message"], shard, message_id)
+    lines = await connection.fetch(
+        QUERIES["lines_of_message"], shard, message_id, row["account"], row["vendor_message_id"]
+    )
+    found = await connection.fetch(QUERIES["discrepancies_of_message"], shard, message_id)
+    return {
+        **_message(row),
+        "registered_at": rfc3339(row["registered_at"]),
+        "content": row["content"],
+        "sign": row["sign"],
+        "template_id": row["template_id"],
+        "segments_because": _segments_because(row, accounts.get(row["account"])),
+        "reports": [
+            {
+                "status": report["status"],
+                "vendor_code": report["vendor_code"],
+                "reason": report["reason"],
+                "reported_at": rfc3339(report["reported_at"]),
+                "received_at": rfc3339(report["received_at"]),
+                "source": report["source"],
+                "record": report["digest"].hex(),
+            }
+            for report in reports
+        ],
+        "statement_lines": [
+            {
+                "statement_id": str(line["statement_id"]),
+                "period": str(Period(line["first_day"], line["last_day"])),
+                "version": line["version"],
+                "line": line["line"],
+                "segments": line["segments"],
+                "amount": _money(line["amount"]),
+                "status": line["status"],
+            }
+            for line in lines
+        ],
+        "discrepancies": [
+            {
+                "reconciliation_id": str(discrepancy["run_id"]),
+                "period": str(Period(discrepancy["first_day"], discrepancy["last_day"])),
+                "kind": discrepancy["kind"],
+                "line": discrepancy["line"],
+                "segments": discrepancy["segments"],
+                "amount": money(discrepancy["amount"]),
+            }
+            for discrepancy in found
+        ],
+    }
+
+
+async def callbacks(
+    connection: Any,
+    accounts: Sequence[str],
+    *,
+    state: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    cursor: str | None,
+    limit: int,
+) -> Page:
+    """List pushed callbacks, the newest first; their id is their digest in hex."""
+    at, last = key_of(cursor, datetime, bytes)
+    rows = await connection.fetch(
+        QUERIES["list_callbacks"], list(accounts), state, since, until, at, last, limit + 1
+    )
+    return _page(
+        rows,
+        limit,
+        lambda row: {
+            "id": row["digest"].hex(),
+            "account": row["account"],
+            "state": row["state"],
+            "reason": row["reason"],
+            "received_at": rfc3339(row["received_at"]),
+            "last_received_at": rfc3339(row["last_received_at"]),
+            "deliveries": row["deliveries"],
+            "method": row["method"],
+            "headers": msgspec.json.decode(row["headers"]),
+            "peer": row["peer"],
+            "bytes": row["bytes"],
+        },
+        lambda row: cursor_of(row["received_at"], row["digest"]),
+    )
+
+
+async def record_bytes(connection: Any, digest: bytes) -> bytes | None:
+    """Return the exact bytes that a vendor sent: the body, or the query string of a GET push."""
+    row = await connection.fetchrow(QUERIES["record_body"], digest)
+    if row is None:
+        return None
+    body: bytes = row["body"] or row["query"]
+    return body
+
+
+async def reviews(
+    connection: Any,
+    accounts: Sequence[str],
+    kind: str,
+    *,
+    status: str | None,
+    cursor: str | None,
+    limit: int,
+) -> Page:
+    """List signs or templates, each with every word of the vendor on it, oldest first."""
+    account, last = key_of(cursor, str, str)
+    rows = await connection.fetch(
+        QUERIES["list_reviews"], list(accounts), kind, status, account, last, limit + 1
+    )
+    history = await _review_history(connection, rows[:limit], kind)
+    return _page(
+        rows,
+        limit,
+        lambda row: _review(row, history),
+        lambda row: cursor_of(row["account"], row["vendor_id"]),
+    )
+
+
+async def review(connection: Any, account: str, kind: str, vendor_id: str) -> dict[str, Any] | None:
+    """Return one sign or template with every word of the vendor on it, or None."""
+    row = await connection.fetchrow(QUERIES["review"], account, kind, vendor_id)
+    if row is None:
+        return None
+    return _review(row, await _review_history(connection, [row], kind))
+
+
+_History = dict[tuple[str, str], list[dict[str, Any]]]
+
+
+async def _review_history(connection: Any, rows: Sequence[Any], kind: str) -> _History:
+    words = await connection.fetch(
+        QUERIES["history_of_reviews"],
+        [row["account"] for row in rows],
+        [row["vendor_id"] for row in rows],
+        kind,
+    )
+    history: _History = {}
+    for word in words:
+        history.setdefault((word["account"], word["vendor_id"]), []).append(
+            {
+                "status": word["status"],
+                "vendor_code": word["vendor_code"],
+                "reason": word["reason"],
+                "updated_at": rfc3339(word["updated_at"]),
+                "received_at": rfc3339(word["received_at"]),
+                "source": word["source"],
+                "record": word["digest"].hex(),
+            }
+        )
+    return history
+
+
+def _review(row: Any, history: _History) -> dict[str, Any]:
+    return {
+        **{name: row[name] for name in REVIEW_COLUMNS[:-2]},
+        "created_at": rfc3339(row["created_at"]),
+        "updated_at": rfc3339(row["updated_at"]),
+        "history": history.get((row["account"], row["vendor_id"]), []),
+    }
+
+
+async def inbound(
+    connection: Any,
+    accounts: Sequence[str],
+    *,
+    phone: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    cursor: str | None,
+    limit: int,
+) -> Page:
+    """List messages from handsets, the newest first."""
+    at, last = key_of(cursor, datetime, bytes)
+    rows = await connection.fetch(
+        QUERIES["list_inbound"],
+        list(accounts),
+        None if phone is None else normalise(phone),
+        since,
+        until,
+        at,
+        last,
+        limit + 1,
+    )
+    return _page(
+        rows,
+        limit,
+        lambda row: {
+            "id": row["fingerprint"].hex(),
+            "account": row["account"],
+            "phone": row["phone"],
+            "content": row["content"],
+            "sent_at": rfc3339(row["sent_at"]),
+            "received_at": rfc3339(row["received_at"]),
+            "extension": row["extension"],
+            "vendor_message_id": row["vendor_message_id"],
+            "source": row["source"],
+            "digest": row["digest"].hex(),
+        },
+        lambda row: cursor_of(row["received_at"], row["fingerprint"]),
+    )
+
+
+async def statements(
+    connection: Any, account: str | None, *, cursor: str | None, limit: int
+) -> Page:
+    """List imported statements, the newest first."""
+    at, last = key_of(cursor, datetime, UUID)
+    rows = await connection.fetch(QUERIES["list_statements"], account, at, last, limit + 1)
+    return _page(
+        rows,
+        limit,
+        lambda row: {
+            "id": str(row["id"]),
+            "account": row["account"],
+            "period": str(Period(row["first_day"], row["last_day"])),
+            "version": row["version"],
+            "file": row["file_name"],
+            "format": row["format"],
+            "lines": row["lines"],
+            "segments": row["segments"],
+            "amount": _money(row["amount"]),
+            "imported_at": rfc3339(row["imported_at"]),
+        },
+        lambda row: cursor_of(row["imported_at"], row["id"]),
+    )
+
+
+async def jobs(connection: Any) -> Page:
+    """List what each job did last, how often it failed, and which process runs it now."""
+    rows = await connection.fetch(QUERIES["list_jobs"])
+    items = [
+        {
+            "job": row["name"],
+            "account": row["account"] or None,
+            "started_at": rfc3339(row["started_at"]),
+            "finished_at": rfc3339(row["finished_at"]),
+            "runs": row["runs"],
+            "failures": row["failures"],
+            "failures_in_row": row["failures_in_row"],
+            "error": row["error"],
+            "detail": row["detail"],
+            "holder": row["holder"],
+        }
+        for row in rows
+    ]
+    return Page(items, None)
+
+
+async def pulls(
+    connection: Any, account: str | None, *, state: str | None, cursor: str | None, limit: int
+) -> Page:
+    """List reads that the vendor hands out once, the newest first; `lost` ones may miss rows."""
+    at, last = key_of(cursor, datetime, UUID)
+    rows = await connection.fetch(QUERIES["list_pulls"], account, state, at, last, limit + 1)
+    return _page(
+        rows,
+        limit,
+        lambda row: {
+            "id": str(row["id"]),
+            "account": row["account"],
+            "call": row["call"],
+            "state": row["state"],
+            "asked_rows": row["asked_rows"],
+            "rows": row["rows"],
+            "intended_at": rfc3339(row["intended_at"]),
+            "finished_at": rfc3339(row["finished_at"]),
+            "record": None if row["digest"] is None else row["digest"].hex(),
+            "error": row["error"],
+        },
+        lambda row: cursor_of(row["intended_at"], row["id"]),
+    )
+
+
+async def runs(connection: Any, account: str | None, *, cursor: str | None, limit: int) -> Page:
+    """List reconciliations, the newest first."""
+    at, last = key_of(cursor, datetime, UUID)
+    rows = await connection.fetch(QUERIES["list_runs"], account, at, last, limit + 1)
+    return _page(rows, limit, _run, lambda row: cursor_of(row["run_at"], row["id"]))
+
+
+async def run(connection: Any, run_id: UUID) -> dict[str, Any] | None:
+    """Return one reconciliation with when and by which rules it was run, or None."""
+    row = await connection.fetchrow(QUERIES["run"], run_id)
+    return None if row is None else _run(row)
+
+
+async def discrepancies(
+    connection: Any, run_id: UUID, *, kind: str | None, cursor: str | None, limit: int
+) -> Page:
+    """List what a reconciliation found, in the order of kinds, ids and lines."""
+    (last,) = key_of(cursor, int)
+    rows = await connection.fetch(QUERIES["list_discrepancies"], run_id, last or 0, kind, limit + 1)
+    return _page(
+        rows,
+        limit,
+        lambda row: {
+            **{name: row[name] for name in DISCREPANCY_COLUMNS},
+            "message_id": None if row["message_id"] is None else str(row["message_id"]),
+            "sent_at": rfc3339(row["sent_at"]),
+            "price": _money(row["price"]),
+            "billed_amount": _money(row["billed_amount"]),
+            "amount": money(row["amount"]),
+        },
+        lambda row: cursor_of(row["seq"]),
+    )
+
+
+async def every(page: Callable[[str | None], Any]) -> AsyncIterator[dict[str, Any]]:
+    """Yield the items of all pages; `page` takes a cursor and returns an awaitable `Page`."""
+    cursor: str | None = None
+    while True:
+        found: Page = await page(cursor)
+        for item in found.items:
+            yield item
+        if found.next is None:
+            return
+        cursor = found.next
+
+
+def _page(
+    rows: Sequence[Any],
+    limit: int,
+    item: Callable[[Any], dict[str, Any]],
+    cursor: Callable[[Any], str],
+) -> Page:
+    """Make a page of `rows`, which were asked for with one more than `limit`."""
+    shown = rows[:limit]
+    return Page([item(row) for row in shown], cursor(shown[-1]) if len(rows) > limit else None)
+
+
+def _message(row: Any) -> dict[str, Any]:
+    return {
+        **{name: row[name] for name in MESSAGE_COLUMNS},
+        "id": str(row["id"]),
+        "sent_at": rfc3339(row["sent_at"]),
+        "reported_at": rfc3339(row["reported_at"]),
+    }
+
+
+def _run(row: Any) -> dict[str, Any]:
+    return {
+        **msgspec.json.decode(row["result"]),
+        "run_at": rfc3339(row["run_at"]),
+        "rules": row["rules"],
+    }
+
+
+def _money(amount: Any) -> str | None:
+    return None if amount is None else money(amount)
+
+
+def _segments_because(row: Any, settings: AccountSettings | None) -> list[str]:
+    if row["segments_given"]:
+        return [f"{row['segments']}: the sent record brought its own count"]
+    if row["content"] is None:
+        return ["1: neither the text nor a count was registered"]
+    if settings is None:
+        return [f"{row['segments']}: counted when the account was in the settings"]
+    return list(segments.explain(row["content"], row["sign"], unit=settings.gateway.unit).lines)

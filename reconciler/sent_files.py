@@ -1,0 +1,151 @@
+"""The ledger from files: CSV, XLSX and NDJSON, some thousand rows at a time."""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from reconciler import ledger
+from reconciler.tables import Columns, FileError, Row, rows
+from runtime.settings import Settings
+
+CHUNK_ROWS = 5_000
+SHOWN_REJECTIONS = 100
+
+_HEADINGS: dict[str, tuple[str, ...]] = {
+    "account": ("account", "账号", "帐号"),
+    "vendor_message_id": ("vendor_message_id", "任务ID", "短信ID", "消息ID", "taskid", "msgid"),
+    "phone": ("phone", "mobile", "手机号", "手机号码", "号码"),
+    "sent_at": ("sent_at", "发送时间", "提交时间"),
+    "content": ("content", "内容", "短信内容"),
+    "sign": ("sign", "签名"),
+    "segments": ("segments", "条数", "计费条数"),
+    "reference": ("reference", "业务编号", "流水号"),
+    "template_id": ("template_id", "模板ID", "模板编号"),
+}
+_REQUIRED = ("vendor_message_id", "phone", "sent_at")
+# As spreadsheets write it, with a sign: 6055df2f45e10 and 635303e52052 are ids of ThinkAPI's.
+_SCIENTIFIC = re.compile(r"-?\d(\.\d+)?[eE]\+\d+")
+
+
+class Imported(msgspec.Struct, kw_only=True):
+    """What an import did; `rejected` holds the first lines with their reasons."""
+
+    recorded: int = 0
+    duplicates: int = 0
+    rejected_count: int = 0
+    rejected: list[tuple[int, str]] = msgspec.field(default_factory=list)
+
+
+async def import_file(
+    pool: Any, settings: Settings, path: Path, *, default_account: str | None, now: datetime
+) -> Imported:
+    """Register the messages of a file; rows without an account are `default_account`'s.
+
+    Each chunk is durable when the next begins; running it again after a crash is harmless. Raises
+    `FileError` for a file that is no table, before anything is registered.
+    """
+    done = Imported()
+    lines: list[int] = []
+    chunk: list[ledger.Sent | ledger.Rejected] = []
+    for line, row in _decoded(path, settings, default_account):
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            chunk.append(ledger.convert(row, settings.accounts, now))
+        except ValueError as error:
+            chunk.append(ledger.Rejected(len(chunk), str(error)))
+        lines.append(line)
+        if len(chunk) == CHUNK_ROWS:
+            await _register(pool, settings, chunk, lines, done, now)
+            lines, chunk = [], []
+    if chunk:
+        await _register(pool, settings, chunk, lines, done, now)
+    return done
+
+
+async def _register(
+    pool: Any,
+    settings: Settings,
+    chunk: list[ledger.Sent | ledger.Rejected],
+    lines: list[int],
+    done: Imported,
+    now: datetime,
+) -> None:
+    registered = await ledger.register(pool, settings.accounts, chunk, now=now)
+    done.recorded += registered.recorded
+    done.duplicates += registered.duplicates
+    done.rejected_count += len(registered.rejected)
+    room = SHOWN_REJECTIONS - len(done.rejected)
+    done.rejected += [(lines[row.index], row.reason) for row in registered.rejected[:room]]
+
+
+def _decoded(
+    path: Path, settings: Settings, default_account: str | None
+) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
+    """Yield each row's line and its values, or why it has none."""
+    defaults = {} if default_account is None else {"account": default_account}
+    if path.suffix.lower() in (".ndjson", ".jsonl"):
+        yield from _ndjson(path, defaults)
+        return
+    source = rows(path, path.name)
+    header = next(source, None)
+    if header is None:
+        raise FileError(path.name, "the file is empty")
+    required = _REQUIRED if default_account is not None else ("account", *_REQUIRED)
+    columns = Columns(path.name, header, _HEADINGS, required)
+    for row in source:
+        try:
+            yield row.line, {**defaults, **_values(row, columns, settings, default_account)}
+        except ValueError as error:
+            yield row.line, error
+
+
+def _ndjson(
+    path: Path, defaults: dict[str, str]
+) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
+    try:
+        with path.open("rb") as file:
+            for line, text in enumerate(file, start=1):
+                if not text.strip():
+                    continue
+                try:
+                    decoded = msgspec.json.decode(text)
+                except (msgspec.DecodeError, RecursionError):
+                    yield line, ValueError("is not JSON")
+                    continue
+                if isinstance(decoded, dict):
+                    yield line, {**defaults, **decoded}
+                else:
+                    yield line, ValueError("is not a JSON object")
+    except OSError as error:
+        raise FileError(path.name, f"cannot be read: {error.strerror}") from None
+
+
+def _values(
+    row: Row, columns: Columns, settings: Settings, default_account: str | None
+) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        field: text for field in _HEADINGS if (text := columns.get(row, field))
+    }
+    for field in ("vendor_message_id", "phone"):
+        if _SCIENTIFIC.fullmatch(values.get(field, "")):
+            raise ValueError(f"{field} is a number that a spreadsheet has rounded")
+    if "segments" in values:
+        if not values["segments"].isdecimal():
+            raise ValueError("segments is not a whole number")
+        values["segments"] = int(values["segments"])
+    if "sent_at" in values:
+        account = settings.accounts.get(values.get("account", default_account) or "")
+        try:
+            at = datetime.fromisoformat(values["sent_at"].replace("/", "-"))
+        except ValueError:
+            raise ValueError("sent_at is not a time such as 2026-10-01 09:30:00") from None
+        if at.tzinfo is None and account is not None:
+            # A file's time without a zone is the account's local time.
+            at = at.replace(tzinfo=account.account.zone)
+        values["sent_at"] = at.isoformat()
+    return values

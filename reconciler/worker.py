@@ -1,0 +1,33 @@
+"""The reconciler process: the API and, beside it, the jobs.
+
+Start order: socket, pool, jobs, then accepting. Stop order, on SIGTERM: stop accepting, answer what
+is under way, let running jobs finish their step, close the pool.
+"""
+
+import socket
+
+import uvicorn
+
+from reconciler.api import create_app
+from reconciler.jobs import Jobs
+from runtime.database import Database
+from runtime.settings import Settings
+
+DRAIN_SECONDS = 15
+
+
+def run(settings: Settings, database: Database, bound: socket.socket) -> None:
+    """Serve the API on `bound`, and run the jobs, until SIGTERM or SIGINT."""
+    app = create_app(settings, database, jobs=lambda pool: Jobs(settings, pool))
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets=[bound])

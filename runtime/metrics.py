@@ -1,0 +1,81 @@
+"""What the processes count, for Prometheus; the names are documented in docs/metrics.md.
+
+Several workers count together through files in a folder (prometheus_client's multiprocess mode),
+which the environment names before the first metric is made.
+"""
+
+import os
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+CALLBACKS = Counter(
+    "huizhi_callbacks_total",
+    "Callbacks by what became of them",
+    ["account", "outcome"],  # recorded, duplicate, forged, foreign, too_large, unavailable
+)
+BATCH_RECORDS = Histogram(
+    "huizhi_batch_records",
+    "Records per commit",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+)
+COMMIT_SECONDS = Histogram(
+    "huizhi_commit_seconds",
+    "From the arrival of a callback's last byte to its commit",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+BACKLOG_BYTES = Gauge(
+    "huizhi_backlog_bytes",
+    "Callbacks waiting for their commit",
+    multiprocess_mode="livesum",
+)
+SETTLED = Counter(
+    "huizhi_settled_total",
+    "What settling made of records",
+    ["what"],  # reports, inbound, reviews, quarantined, messages
+)
+VENDOR_CALLS = Counter(
+    "huizhi_vendor_calls_total",
+    "Calls to vendors by outcome",
+    ["account", "call", "outcome"],  # ok, unavailable, indeterminate, refused, garbled
+)
+JOB_RUNS = Counter(
+    "huizhi_job_runs_total", "Runs of jobs by outcome", ["job", "account", "outcome"]
+)
+PULLED_ROWS = Counter(
+    "huizhi_pulled_rows_total", "Rows that read-once pulls handed out", ["account"]
+)
+LOST_PAGES = Counter(
+    "huizhi_lost_pages_total", "Read-once pages that may have been lost on the way", ["account"]
+)
+
+
+def exposition(folder: str | None) -> bytes:
+    """Return all metrics in Prometheus' text format, of all processes sharing `folder` if given."""
+    if folder is None:
+        return generate_latest()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+def clean_folder(folder: Path) -> None:
+    """Make `folder`, and drop what processes that have ended left in it: others may count there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob("*.db"):
+        process = left.stem.rpartition("_")[2]
+        if not (process.isdigit() and _is_alive(int(process))):
+            left.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

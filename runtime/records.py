@@ -1,0 +1,161 @@
+"""Records: raw bytes from vendors, stored before anyone tries to understand them.
+
+A record is a callback that was pushed or a reply to one of our queries. Its digest is its identity:
+the same bytes pushed again, now or in ten years, are the same record.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from gateways.events import Parsed
+from gateways.gateway import Account, Call, Callback, Gateway, Reply
+from runtime.identity import digest
+from runtime.queries import QUERIES
+
+
+class Record(msgspec.Struct, kw_only=True, gc=False):
+    """One record; `digest` has 32 bytes, `received_at` is aware, `deliveries` counts arrivals.
+
+    For a callback `source` is "push"; for a reply it is "query" (repeatable) or "pull" (handed out
+    once), `call` names the call and `subject` what it asked for.
+    """
+
+    digest: bytes
+    account: str
+    source: str
+    call: str | None
+    subject: str | None
+    received_at: datetime
+    deliveries: int
+    method: str
+    query: bytes
+    headers: Mapping[str, str]
+    body: bytes
+    peer: str | None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes this record keeps in memory."""
+        return len(self.body) + len(self.query) + 1024
+
+
+def of_callback(account: str, callback: Callback, *, received_at: datetime, peer: str) -> Record:
+    """Make the record of one push.
+
+    Headers are no part of its identity: proxies and clients vary them between deliveries of one
+    callback, and no vendor here puts news into them.
+    """
+    return Record(
+        digest=digest(
+            b"push", account.encode(), callback.method.encode(), callback.query, callback.body
+        ),
+        account=account,
+        source="push",
+        call=None,
+        subject=None,
+        received_at=received_at,
+        deliveries=1,
+        method=callback.method,
+        query=callback.query,
+        headers=callback.headers,
+        body=callback.body,
+        peer=peer,
+    )
+
+
+def of_reply(
+    account: str, reply: Reply, *, subject: str, once: bool, received_at: datetime
+) -> Record:
+    """Make the record of a reply to a query about `subject`.
+
+    With `once` the vendor hands these bytes out only once and `subject` is the pull's id, so that
+    every page is a record of its own, also one with the same bytes as another.
+    """
+    source = "pull" if once else "query"
+    return Record(
+        digest=digest(
+            source.encode(), account.encode(), reply.call.encode(), subject.encode(), reply.body
+        ),
+        account=account,
+        source=source,
+        call=reply.call.value,
+        subject=subject,
+        received_at=received_at,
+        deliveries=1,
+        method="",
+        query=b"",
+        headers=reply.headers,
+        body=reply.body,
+        peer=None,
+    )
+
+
+def parse(record: Record, gateway: Gateway, account: Account) -> Parsed:
+    """Parse a record with today's parsers; pure. Raises what the gateway's parsers raise."""
+    if record.call is None:
+        callback = Callback(
+            method=record.method, query=record.query, headers=record.headers, body=record.body
+        )
+        return gateway.parse_callback(callback, account)
+    reply = Reply(call=Call(record.call), headers=record.headers, body=record.body)
+    return gateway.parse_reply(reply, account)
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_headers = msgspec.json.Decoder(dict[str, str]).decode
+
+
+async def store(
+    connection: Any, records: Sequence[Record], *, recorder: str, now: datetime
+) -> tuple[int, list[Record]]:
+    """Store `records` in one commit; return their batch and those that were new.
+
+    Durable on return if the connection is in no transaction. One digest may stand in `records` only
+    once. Duplicates of stored records are counted on them.
+    """
+    # One order for all processes: two batches with the same duplicates must not deadlock.
+    ordered = sorted(records, key=lambda record: record.digest)
+    rows = await connection.fetch(
+        QUERIES["record"],
+        recorder,
+        now,
+        [r.digest for r in ordered],
+        [r.account for r in ordered],
+        [r.source for r in ordered],
+        [r.call for r in ordered],
+        [r.subject for r in ordered],
+        [r.received_at for r in ordered],
+        [r.deliveries for r in ordered],
+        [r.method for r in ordered],
+        [r.query for r in ordered],
+        [_encode(r.headers).decode() for r in ordered],
+        [r.body for r in ordered],
+        [r.peer for r in ordered],
+    )
+    batch: int = rows[0]["new_batch_id"]
+    known = {row["digest"] for row in rows if row["batch_id"] != batch}
+    return batch, [record for record in ordered if record.digest not in known]
+
+
+def of_rows(rows: Iterable[Any]) -> list[Record]:
+    """Make records of rows of `records_of_batches` and its like."""
+    return [
+        Record(
+            digest=row["digest"],
+            account=row["account"],
+            source=row["source"],
+            call=row["call"],
+            subject=row["subject"],
+            received_at=row["received_at"],
+            deliveries=row["deliveries"],
+            method=row["method"],
+            query=row["query"],
+            headers=_decode_headers(row["headers"]),
+            body=row["body"],
+            peer=row["peer"],
+        )
+        for row in rows
+    ]

@@ -1,0 +1,47 @@
+-- Leases, by the database's clock alone so that no two machines' clocks need agree; and the record of jobs.
+
+-- name: acquire_lease
+-- Takes a lease that nobody holds; the token grows with every taking.
+INSERT INTO leases AS l (name, holder, token, expires_at)
+VALUES ($1, $2, 1, clock_timestamp() + make_interval(secs => $3::float8))
+ON CONFLICT (name) DO UPDATE
+SET
+    holder = excluded.holder,
+    token = l.token + 1,
+    expires_at = clock_timestamp() + make_interval(secs => $3::float8)
+WHERE l.expires_at <= clock_timestamp()
+RETURNING token;
+
+-- name: renew_lease
+-- Prolongs a lease that is still ours.
+UPDATE leases
+SET expires_at = clock_timestamp() + make_interval(secs => $3::float8)
+WHERE name = $1 AND token = $2 AND expires_at > clock_timestamp()
+RETURNING token;
+
+-- name: release_lease
+-- Gives up a lease, if it is still ours.
+UPDATE leases
+SET expires_at = clock_timestamp()
+WHERE name = $1 AND token = $2 AND expires_at > clock_timestamp();
+
+-- name: job_started
+-- Notes that a job began.
+INSERT INTO jobs AS j (name, account, started_at, runs)
+VALUES ($1, $2, $3, 1)
+ON CONFLICT (name, account) DO UPDATE
+SET
+    started_at = excluded.started_at,
+    finished_at = NULL,
+    runs = j.runs + 1;
+
+-- name: job_finished
+-- Notes how a job ended: $4 is null for success, else what went wrong.
+UPDATE jobs
+SET
+    finished_at = $3,
+    failures = failures + CASE WHEN $4::text IS NULL THEN 0 ELSE 1 END,
+    failures_in_row = CASE WHEN $4::text IS NULL THEN 0 ELSE failures_in_row + 1 END,
+    error = $4,
+    detail = $5::jsonb
+WHERE name = $1 AND account = $2;

@@ -1,0 +1,375 @@
+-- What the API reads. Lists go by key and not by offset, the newest first.
+
+-- name: list_messages
+-- Lists messages of some accounts by time sent.
+SELECT
+    m.id,
+    m.account,
+    m.vendor_message_id,
+    m.phone,
+    m.status,
+    m.segments,
+    m.sent_at,
+    m.reported_at,
+    m.vendor_code,
+    m.reason,
+    m.reference,
+    m.contradicted
+FROM unnest($1::text[]) AS a (account)
+CROSS JOIN LATERAL (
+    SELECT
+        c.id,
+        c.account,
+        c.vendor_message_id,
+        c.phone,
+        c.status,
+        c.segments,
+        c.sent_at,
+        c.reported_at,
+        c.vendor_code,
+        c.reason,
+        c.reference,
+        c.contradicted
+    FROM messages AS c
+    WHERE
+        c.account = a.account
+        AND ($2::text IS NULL OR c.reference = $2)
+        AND ($3::text IS NULL OR c.status = $3)
+        AND ($4::timestamptz IS NULL OR c.sent_at >= $4)
+        AND ($5::timestamptz IS NULL OR c.sent_at < $5)
+        AND ($6::timestamptz IS NULL OR (c.sent_at, c.id) < ($6, $7::uuid))
+    ORDER BY c.sent_at DESC, c.id DESC
+    LIMIT $8
+) AS m
+ORDER BY m.sent_at DESC, m.id DESC
+LIMIT $8;
+
+-- name: list_messages_of_phone
+-- Lists messages to one number, of some accounts.
+SELECT
+    m.id,
+    m.account,
+    m.vendor_message_id,
+    m.phone,
+    m.status,
+    m.segments,
+    m.sent_at,
+    m.reported_at,
+    m.vendor_code,
+    m.reason,
+    m.reference,
+    m.contradicted
+FROM messages AS m
+WHERE
+    m.phone = $9
+    AND m.account = ANY($1::text[])
+    AND ($2::text IS NULL OR m.reference = $2)
+    AND ($3::text IS NULL OR m.status = $3)
+    AND ($4::timestamptz IS NULL OR m.sent_at >= $4)
+    AND ($5::timestamptz IS NULL OR m.sent_at < $5)
+    AND ($6::timestamptz IS NULL OR (m.sent_at, m.id) < ($6, $7::uuid))
+ORDER BY m.sent_at DESC, m.id DESC
+LIMIT $8;
+
+-- name: list_messages_of_vendor_id
+-- Lists the messages that a vendor's id names, of some accounts; the shards are those of the id.
+SELECT
+    m.id,
+    m.account,
+    m.vendor_message_id,
+    m.phone,
+    m.status,
+    m.segments,
+    m.sent_at,
+    m.reported_at,
+    m.vendor_code,
+    m.reason,
+    m.reference,
+    m.contradicted
+FROM messages AS m
+WHERE
+    m.shard = ANY($9::integer[])
+    AND m.vendor_message_id = $10
+    AND ($11::text IS NULL OR m.phone = $11)
+    AND m.account = ANY($1::text[])
+    AND ($2::text IS NULL OR m.reference = $2)
+    AND ($3::text IS NULL OR m.status = $3)
+    AND ($4::timestamptz IS NULL OR m.sent_at >= $4)
+    AND ($5::timestamptz IS NULL OR m.sent_at < $5)
+    AND ($6::timestamptz IS NULL OR (m.sent_at, m.id) < ($6, $7::uuid))
+ORDER BY m.sent_at DESC, m.id DESC
+LIMIT $8;
+
+-- name: message
+-- Reads one message whole.
+SELECT
+    m.id,
+    m.account,
+    m.vendor_message_id,
+    m.phone,
+    m.status,
+    m.segments,
+    m.segments_given,
+    m.sent_at,
+    m.registered_at,
+    m.reported_at,
+    m.vendor_code,
+    m.reason,
+    m.reference,
+    m.contradicted,
+    m.content,
+    m.sign,
+    m.template_id
+FROM messages AS m
+WHERE m.shard = $1 AND m.id = $2;
+
+-- name: reports_of_message
+-- Reads every report on a message, in the order of the vendor's time.
+SELECT
+    r.status,
+    r.vendor_code,
+    r.reason,
+    r.reported_at,
+    r.received_at,
+    r.source,
+    r.digest
+FROM reports AS r
+WHERE r.shard = $1 AND r.message_id = $2
+ORDER BY r.reported_at NULLS LAST, r.status, r.fingerprint;
+
+-- name: lines_of_message
+-- Reads the statement lines that bill a message, by their phone or by the vendor's id alone.
+SELECT
+    s.id AS statement_id,
+    s.first_day,
+    s.last_day,
+    s.version,
+    l.line,
+    l.segments,
+    l.amount,
+    l.status
+FROM lines AS l
+INNER JOIN statements AS s ON l.statement_id = s.id
+WHERE
+    l.shard = $1
+    AND s.account = $3
+    AND (l.message_id = $2 OR (l.message_id IS NULL AND l.vendor_message_id = $4))
+ORDER BY s.first_day, s.last_day, s.version, l.line;
+
+-- name: discrepancies_of_message
+-- Reads what reconciliation found on a message.
+SELECT
+    d.run_id,
+    r.first_day,
+    r.last_day,
+    d.kind,
+    d.line,
+    d.segments,
+    d.amount
+FROM discrepancies AS d
+INNER JOIN runs AS r ON d.run_id = r.id
+WHERE d.shard = $1 AND d.message_id = $2
+ORDER BY r.run_at, d.seq;
+
+-- name: list_callbacks
+-- Lists pushed callbacks of some accounts with their state.
+SELECT
+    c.digest,
+    c.account,
+    c.received_at,
+    c.last_received_at,
+    c.deliveries,
+    c.method,
+    c.headers,
+    c.peer,
+    c.bytes,
+    q.reason,
+    CASE
+        WHEN q.digest IS NOT NULL THEN 'quarantined'
+        WHEN b.settled_at IS NOT NULL THEN 'settled'
+        ELSE 'recorded'
+    END AS state
+FROM unnest($1::text[]) AS a (account)
+CROSS JOIN LATERAL (
+    SELECT
+        r.digest,
+        r.account,
+        r.received_at,
+        r.last_received_at,
+        r.deliveries,
+        r.method,
+        r.headers,
+        r.peer,
+        r.batch_id,
+        length(r.body) AS bytes
+    FROM records AS r
+    LEFT JOIN batches AS s ON r.batch_id = s.id
+    LEFT JOIN quarantine AS n ON r.digest = n.digest
+    WHERE
+        r.account = a.account
+        AND r.source = 'push'
+        AND (
+            $2::text IS NULL
+            OR $2 = CASE
+                WHEN n.digest IS NOT NULL THEN 'quarantined'
+                WHEN s.settled_at IS NOT NULL THEN 'settled'
+                ELSE 'recorded'
+            END
+        )
+        AND ($3::timestamptz IS NULL OR r.received_at >= $3)
+        AND ($4::timestamptz IS NULL OR r.received_at < $4)
+        AND ($5::timestamptz IS NULL OR (r.received_at, r.digest) < ($5, $6::bytea))
+    ORDER BY r.received_at DESC, r.digest DESC
+    LIMIT $7
+) AS c
+LEFT JOIN batches AS b ON c.batch_id = b.id
+LEFT JOIN quarantine AS q ON c.digest = q.digest
+ORDER BY c.received_at DESC, c.digest DESC
+LIMIT $7;
+
+-- name: record_body
+-- Reads the exact bytes of a record.
+SELECT
+    body,
+    query,
+    source
+FROM records
+WHERE digest = $1;
+
+-- name: list_reviews
+-- Lists signs or templates of some accounts with their state.
+SELECT
+    r.account,
+    r.kind,
+    r.vendor_id,
+    r.status,
+    r.vendor_code,
+    r.name,
+    r.content,
+    r.remark,
+    r.reason,
+    r.created_at,
+    r.updated_at
+FROM reviews AS r
+WHERE
+    r.account = ANY($1::text[])
+    AND r.kind = $2
+    AND ($3::text IS NULL OR r.status = $3)
+    AND ($4::text IS NULL OR (r.account, r.vendor_id) > ($4, $5::text))
+ORDER BY r.account, r.vendor_id
+LIMIT $6;
+
+-- name: review
+-- Reads one sign or template with its state.
+SELECT
+    account,
+    kind,
+    vendor_id,
+    status,
+    vendor_code,
+    name,
+    content,
+    remark,
+    reason,
+    created_at,
+    updated_at
+FROM reviews
+WHERE account = $1 AND kind = $2 AND vendor_id = $3;
+
+-- name: history_of_reviews
+-- Reads every word of the vendor on some signs or templates, oldest first.
+SELECT
+    h.account,
+    h.vendor_id,
+    h.status,
+    h.vendor_code,
+    h.reason,
+    h.updated_at,
+    h.received_at,
+    h.source,
+    h.digest
+FROM unnest($1::text[], $2::text[]) AS t (account, vendor_id)
+INNER JOIN review_results AS h ON t.account = h.account AND t.vendor_id = h.vendor_id
+WHERE h.kind = $3
+ORDER BY h.account, h.vendor_id, h.updated_at NULLS LAST, h.received_at, h.fingerprint;
+
+-- name: list_inbound
+-- Lists messages from handsets to some accounts, the newest first.
+SELECT
+    i.fingerprint,
+    i.account,
+    i.phone,
+    i.content,
+    i.sent_at,
+    i.received_at,
+    i.extension,
+    i.vendor_message_id,
+    i.source,
+    i.digest
+FROM unnest($1::text[]) AS a (account)
+CROSS JOIN LATERAL (
+    SELECT
+        c.fingerprint,
+        c.account,
+        c.phone,
+        c.content,
+        c.sent_at,
+        c.received_at,
+        c.extension,
+        c.vendor_message_id,
+        c.source,
+        c.digest
+    FROM inbound AS c
+    WHERE
+        c.account = a.account
+        AND ($2::text IS NULL OR c.phone = $2)
+        AND ($3::timestamptz IS NULL OR c.received_at >= $3)
+        AND ($4::timestamptz IS NULL OR c.received_at < $4)
+        AND ($5::timestamptz IS NULL OR (c.received_at, c.fingerprint) < ($5, $6::bytea))
+    ORDER BY c.received_at DESC, c.fingerprint DESC
+    LIMIT $7
+) AS i
+ORDER BY i.received_at DESC, i.fingerprint DESC
+LIMIT $7;
+
+-- name: answers
+-- Proves that the database answers.
+SELECT 1;
+
+-- name: list_jobs
+-- Lists what each job did last, and who runs it now.
+SELECT
+    j.name,
+    j.account,
+    j.started_at,
+    j.finished_at,
+    j.runs,
+    j.failures,
+    j.failures_in_row,
+    j.error,
+    j.detail,
+    l.holder
+FROM jobs AS j
+LEFT JOIN leases AS l ON l.name = j.name || ':' || j.account AND l.expires_at > now()
+ORDER BY j.name, j.account;
+
+-- name: list_pulls
+-- Lists read-once pulls, the newest first, of one account and state or all.
+SELECT
+    p.id,
+    p.account,
+    p.call,
+    p.state,
+    p.asked_rows,
+    p.rows,
+    p.intended_at,
+    p.finished_at,
+    p.digest,
+    p.error
+FROM pulls AS p
+WHERE
+    ($1::text IS NULL OR p.account = $1)
+    AND ($2::text IS NULL OR p.state = $2)
+    AND ($3::timestamptz IS NULL OR (p.intended_at, p.id) < ($3, $4::uuid))
+ORDER BY p.intended_at DESC, p.id DESC
+LIMIT $5;

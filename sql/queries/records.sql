@@ -1,0 +1,122 @@
+-- Storing raw bytes, and finding what has not been settled yet.
+
+-- name: record
+-- Stores callbacks once each, in one commit with the batch that they will be settled as.
+WITH batch AS (
+    INSERT INTO batches (recorder, recorded_at)
+    VALUES ($1, $2)
+    RETURNING id
+)
+INSERT INTO records AS r (
+    digest,
+    account,
+    source,
+    call,
+    subject,
+    batch_id,
+    received_at,
+    last_received_at,
+    deliveries,
+    method,
+    query,
+    headers,
+    body,
+    peer
+)
+SELECT
+    t.digest,
+    t.account,
+    t.source,
+    t.call,
+    t.subject,
+    batch.id,
+    t.received_at,
+    t.received_at,
+    t.deliveries,
+    t.method,
+    t.query,
+    t.headers,
+    t.body,
+    t.peer
+FROM unnest(
+    $3::bytea[],
+    $4::text[],
+    $5::text[],
+    $6::text[],
+    $7::text[],
+    $8::timestamptz[],
+    $9::bigint[],
+    $10::text[],
+    $11::bytea[],
+    $12::text[],
+    $13::bytea[],
+    $14::text[]
+) AS t (
+    digest, account, source, call, subject, received_at, deliveries, method, query, headers, body, peer
+)
+CROSS JOIN batch
+ON CONFLICT (digest) DO UPDATE
+SET
+    deliveries = r.deliveries + excluded.deliveries,
+    last_received_at = greatest(r.last_received_at, excluded.last_received_at)
+RETURNING r.digest, r.batch_id, (SELECT id FROM batch) AS new_batch_id;
+
+-- name: unsettled_batches
+-- Names the oldest batches that their recorder left unsettled, skipping those another process works on.
+SELECT id
+FROM batches
+WHERE settled_at IS NULL AND recorded_at < $1
+ORDER BY recorded_at
+LIMIT $2
+FOR UPDATE SKIP LOCKED;
+
+-- name: records_of_batches
+-- Reads the records of some batches.
+SELECT
+    digest,
+    account,
+    source,
+    call,
+    subject,
+    received_at,
+    deliveries,
+    method,
+    query,
+    headers,
+    body,
+    peer
+FROM records
+WHERE batch_id = ANY($1::bigint[])
+ORDER BY batch_id, digest;
+
+-- name: batches_settled
+-- Marks batches whose every record is parsed, folded or quarantined.
+UPDATE batches
+SET settled_at = $2
+WHERE id = ANY($1::bigint[]) AND settled_at IS NULL;
+
+-- name: probe
+-- Proves, in a transaction that is rolled back, that a callback could be stored.
+INSERT INTO batches (recorder, recorded_at)
+VALUES ('probe', now());
+
+-- name: quarantined_records
+-- Reads quarantined records of one account or all, after a digest.
+SELECT
+    r.digest,
+    r.account,
+    r.source,
+    r.call,
+    r.subject,
+    r.received_at,
+    r.deliveries,
+    r.method,
+    r.query,
+    r.headers,
+    r.body,
+    r.peer
+FROM quarantine AS q
+INNER JOIN records AS r ON q.digest = r.digest
+WHERE ($1::text IS NULL OR q.account = $1) AND q.digest > $2
+ORDER BY q.digest
+LIMIT $3;

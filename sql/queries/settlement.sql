@@ -1,0 +1,366 @@
+-- Folding reports into the state of messages, and results into the state of signs and templates.
+
+-- name: add_reports
+-- Adds reports to the set; a word known already changes nothing. Marks those whose message is unknown.
+INSERT INTO reports (
+    shard,
+    message_id,
+    fingerprint,
+    account,
+    vendor_message_id,
+    phone,
+    status,
+    vendor_code,
+    reason,
+    reported_at,
+    received_at,
+    source,
+    digest,
+    orphan
+)
+SELECT
+    t.shard,
+    t.message_id,
+    t.fingerprint,
+    t.account,
+    t.vendor_message_id,
+    t.phone,
+    t.status,
+    t.vendor_code,
+    t.reason,
+    t.reported_at,
+    t.received_at,
+    t.source,
+    t.digest,
+    NOT EXISTS (
+        SELECT 1
+        FROM messages AS m
+        WHERE m.shard = t.shard AND m.id = t.message_id
+    )
+FROM unnest(
+    $1::integer[],
+    $2::uuid[],
+    $3::bytea[],
+    $4::text[],
+    $5::text[],
+    $6::text[],
+    $7::text[],
+    $8::text[],
+    $9::text[],
+    $10::timestamptz[],
+    $11::timestamptz[],
+    $12::text[],
+    $13::bytea[]
+) AS t (
+    shard,
+    message_id,
+    fingerprint,
+    account,
+    vendor_message_id,
+    phone,
+    status,
+    vendor_code,
+    reason,
+    reported_at,
+    received_at,
+    source,
+    digest
+)
+ON CONFLICT (shard, message_id, fingerprint) DO NOTHING;
+
+-- name: lock_messages
+-- Locks messages in one order, so that the fold after it sees every report committed before the lock.
+SELECT m.id
+FROM messages AS m
+INNER JOIN
+    (SELECT DISTINCT u.shard, u.id FROM unnest($1::integer[], $2::uuid[]) AS u (shard, id)) AS t
+    ON m.shard = t.shard AND m.id = t.id
+ORDER BY m.shard, m.id
+FOR NO KEY UPDATE OF m;
+
+-- name: settle_messages
+-- Folds all reports of the given messages into their state; run it after lock_messages, in one transaction.
+-- Only final reports decide: the earliest by the vendor's time stands (without a time: last; a tie goes to
+-- 'delivered', then to the fingerprint, so that arrival order never matters).
+WITH touched AS (
+    SELECT DISTINCT u.shard, u.id
+    FROM unnest($1::integer[], $2::uuid[]) AS u (shard, id)
+),
+
+folded AS (
+    SELECT DISTINCT ON (r.shard, r.message_id)
+        r.shard,
+        r.message_id,
+        r.status,
+        r.vendor_code,
+        r.reason,
+        r.reported_at,
+        min(r.status) OVER message <> max(r.status) OVER message AS contradicted
+    FROM touched AS t
+    INNER JOIN reports AS r ON t.shard = r.shard AND t.id = r.message_id
+    WHERE r.status IN ('delivered', 'failed')
+    WINDOW message AS (PARTITION BY r.shard, r.message_id)
+    ORDER BY r.shard, r.message_id, r.reported_at NULLS LAST, r.status, r.fingerprint
+),
+
+settled AS (
+    UPDATE messages AS m
+    SET
+        status = f.status,
+        vendor_code = f.vendor_code,
+        reason = f.reason,
+        reported_at = f.reported_at,
+        contradicted = f.contradicted
+    FROM folded AS f
+    WHERE
+        m.shard = f.shard
+        AND m.id = f.message_id
+        AND (m.status, m.vendor_code, m.reason, m.reported_at, m.contradicted)
+        IS DISTINCT FROM (f.status, f.vendor_code, f.reason, f.reported_at, f.contradicted)
+    RETURNING m.shard, m.id
+),
+
+awaited AS (
+    DELETE FROM awaiting AS a
+    USING folded AS f
+    WHERE a.shard = f.shard AND a.message_id = f.message_id
+),
+
+joined AS (
+    UPDATE reports AS r
+    SET orphan = FALSE
+    FROM touched AS t
+    INNER JOIN messages AS m ON t.shard = m.shard AND t.id = m.id
+    WHERE r.shard = t.shard AND r.message_id = t.id AND r.orphan
+)
+
+SELECT count(*) AS settled
+FROM settled;
+
+-- name: joinable_orphans
+-- Finds messages that have come to be known for reports that came before them.
+SELECT DISTINCT r.shard, r.message_id
+FROM reports AS r
+INNER JOIN messages AS m ON r.shard = m.shard AND r.message_id = m.id
+WHERE r.orphan
+ORDER BY r.shard, r.message_id
+LIMIT $1;
+
+-- name: joinable_orphans_of
+-- Finds which of the given, newly known messages have reports that came before them.
+SELECT DISTINCT r.shard, r.message_id
+FROM unnest($1::integer[], $2::uuid[]) AS t (shard, id)
+INNER JOIN reports AS r ON t.shard = r.shard AND t.id = r.message_id
+WHERE r.orphan;
+
+-- name: add_inbound
+-- Adds inbound messages; one known already changes nothing.
+INSERT INTO inbound (
+    shard,
+    fingerprint,
+    account,
+    phone,
+    content,
+    sent_at,
+    received_at,
+    extension,
+    vendor_message_id,
+    source,
+    digest
+)
+SELECT
+    t.shard,
+    t.fingerprint,
+    t.account,
+    t.phone,
+    t.content,
+    t.sent_at,
+    t.received_at,
+    t.extension,
+    t.vendor_message_id,
+    t.source,
+    t.digest
+FROM unnest(
+    $1::integer[],
+    $2::bytea[],
+    $3::text[],
+    $4::text[],
+    $5::text[],
+    $6::timestamptz[],
+    $7::timestamptz[],
+    $8::text[],
+    $9::text[],
+    $10::text[],
+    $11::bytea[]
+) AS t (
+    shard,
+    fingerprint,
+    account,
+    phone,
+    content,
+    sent_at,
+    received_at,
+    extension,
+    vendor_message_id,
+    source,
+    digest
+)
+ON CONFLICT (shard, fingerprint) DO NOTHING;
+
+-- name: add_review_results
+-- Adds words on signs and templates to the set; one known already changes nothing.
+INSERT INTO review_results (
+    account,
+    kind,
+    vendor_id,
+    fingerprint,
+    status,
+    vendor_code,
+    name,
+    content,
+    remark,
+    reason,
+    created_at,
+    updated_at,
+    received_at,
+    source,
+    digest
+)
+SELECT
+    t.account,
+    t.kind,
+    t.vendor_id,
+    t.fingerprint,
+    t.status,
+    t.vendor_code,
+    t.name,
+    t.content,
+    t.remark,
+    t.reason,
+    t.created_at,
+    t.updated_at,
+    t.received_at,
+    t.source,
+    t.digest
+FROM unnest(
+    $1::text[],
+    $2::text[],
+    $3::text[],
+    $4::bytea[],
+    $5::text[],
+    $6::text[],
+    $7::text[],
+    $8::text[],
+    $9::text[],
+    $10::text[],
+    $11::timestamptz[],
+    $12::timestamptz[],
+    $13::timestamptz[],
+    $14::text[],
+    $15::bytea[]
+) AS t (
+    account,
+    kind,
+    vendor_id,
+    fingerprint,
+    status,
+    vendor_code,
+    name,
+    content,
+    remark,
+    reason,
+    created_at,
+    updated_at,
+    received_at,
+    source,
+    digest
+)
+ON CONFLICT (account, kind, vendor_id, fingerprint) DO NOTHING;
+
+-- name: know_reviews
+-- Makes sure that a row stands for each sign or template, so that it can be locked.
+INSERT INTO reviews (account, kind, vendor_id, status, next_poll_at)
+SELECT DISTINCT t.account, t.kind, t.vendor_id, 'pending', $4::timestamptz
+FROM unnest($1::text[], $2::text[], $3::text[]) AS t (account, kind, vendor_id)
+ORDER BY t.account, t.kind, t.vendor_id
+ON CONFLICT (account, kind, vendor_id) DO NOTHING;
+
+-- name: lock_reviews
+-- Locks reviews in one order; the fold after it sees every result committed before the lock.
+SELECT r.vendor_id
+FROM reviews AS r
+INNER JOIN
+    (
+        SELECT DISTINCT u.account, u.kind, u.vendor_id
+        FROM unnest($1::text[], $2::text[], $3::text[]) AS u (account, kind, vendor_id)
+    ) AS t
+    ON r.account = t.account AND r.kind = t.kind AND r.vendor_id = t.vendor_id
+ORDER BY r.account, r.kind, r.vendor_id
+FOR UPDATE OF r;
+
+-- name: settle_reviews
+-- Folds all words on the given signs and templates into their state; run it after lock_reviews.
+-- The newest by the vendor's own update time stands: a corrected sign is submitted again under its id.
+-- At one time a decision stands before pending, an unknown status never decides.
+WITH touched AS (
+    SELECT DISTINCT u.account, u.kind, u.vendor_id
+    FROM unnest($1::text[], $2::text[], $3::text[]) AS u (account, kind, vendor_id)
+),
+
+folded AS (
+    SELECT DISTINCT ON (r.account, r.kind, r.vendor_id)
+        r.account,
+        r.kind,
+        r.vendor_id,
+        r.status,
+        r.vendor_code,
+        r.name,
+        r.content,
+        r.remark,
+        r.reason,
+        r.created_at,
+        r.updated_at
+    FROM touched AS t
+    INNER JOIN review_results AS r
+        ON t.account = r.account AND t.kind = r.kind AND t.vendor_id = r.vendor_id
+    ORDER BY
+        r.account,
+        r.kind,
+        r.vendor_id,
+        r.status = 'unknown',
+        r.updated_at DESC NULLS LAST,
+        r.status = 'pending',
+        r.status DESC,
+        r.fingerprint
+)
+
+UPDATE reviews AS v
+SET
+    status = f.status,
+    vendor_code = f.vendor_code,
+    name = f.name,
+    content = f.content,
+    remark = f.remark,
+    reason = f.reason,
+    created_at = f.created_at,
+    updated_at = f.updated_at,
+    next_poll_at = CASE
+        WHEN f.status NOT IN ('approved', 'rejected') THEN coalesce(v.next_poll_at, $4::timestamptz)
+    END,
+    polls = CASE WHEN f.status NOT IN ('approved', 'rejected') THEN v.polls ELSE 0 END
+FROM folded AS f
+WHERE v.account = f.account AND v.kind = f.kind AND v.vendor_id = f.vendor_id;
+
+-- name: quarantine
+-- Keeps why a record, or some rows of it, could not be understood.
+INSERT INTO quarantine (digest, account, received_at, quarantined_at, reason)
+SELECT t.digest, t.account, t.received_at, $5, t.reason
+FROM unnest($1::bytea[], $2::text[], $3::timestamptz[], $4::text[]) AS t (digest, account, received_at, reason)
+ON CONFLICT (digest) DO UPDATE
+SET reason = excluded.reason, quarantined_at = excluded.quarantined_at
+WHERE quarantine.reason <> excluded.reason;
+
+-- name: release
+-- Lets records out of quarantine that are understood now.
+DELETE FROM quarantine
+WHERE digest = ANY($1::bytea[]);

@@ -1,0 +1,293 @@
+"""What every gateway keeps, on every captured payload and on what those can turn into on the way.
+
+A case is `<vendor>/captured/<name>.http` (what came: a line that says what it is, headers, an empty
+line, the body's exact bytes) and `<name>.json` (where it is from, and what we make of it).
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gateways
+from gateways import GATEWAYS
+from gateways.errors import Garbled, Malformed, Refused
+from gateways.events import DeliveryReport, InboundMessage, Parsed, ReviewResult
+from gateways.gateway import Account, Call, Callback, Gateway, Reply
+
+HERE = Path(__file__).parent
+HEADS = ["Auth", "Callback", "Acknowledge", "Retries", "Clock"]
+HEADS += ["Identity", "Limits", "Billing", "Sources"]
+
+
+@dataclass(frozen=True)
+class Case:
+    gateway: Gateway
+    name: str
+    what: str
+    detail: str
+    headers: dict[str, str]
+    body: bytes
+    golden: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.gateway.name}-{self.name}"
+
+    def parse(self, account: Account, body: bytes | None = None) -> Parsed:
+        body = self.body if body is None else body
+        if self.what == "REPLY":
+            reply = Reply(call=Call(self.detail), headers=self.headers, body=body)
+            return self.gateway.parse_reply(reply, account)
+        return self.gateway.parse_callback(self.callback(body), account)
+
+    def callback(self, body: bytes) -> Callback:
+        return Callback(
+            method=self.what,
+            query=self.detail.removeprefix("?").encode(),
+            headers=self.headers,
+            body=body,
+        )
+
+
+def _read(gateway: Gateway, path: Path) -> Case:
+    head, body = path.read_bytes().split(b"\n\n", 1)
+    first, *lines = head.decode().split("\n")
+    what, _, detail = first.partition(" ")
+    headers = dict(line.split(": ", 1) for line in lines)
+    golden = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    return Case(gateway, path.stem, what, detail, headers, body, golden)
+
+
+EVERY = [
+    _read(gateway, path)
+    for gateway in GATEWAYS.values()
+    for path in sorted((HERE / gateway.name / "captured").glob("*.http"))
+]
+CASES = [case for case in EVERY if case.what != "DOCUMENT"]
+CALLBACKS = [case for case in CASES if case.what != "REPLY"]
+UNDERSTOOD = [case for case in CASES if "raises" not in case.golden]
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+every_gateway = pytest.mark.parametrize("gateway", GATEWAYS.values(), ids=GATEWAYS)
+
+
+def _plain(parsed: Parsed) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "events": [
+            {type(event).__name__: {k: v for k, v in msgspec.to_builtins(event).items() if v}}
+            for event in parsed.events
+        ],
+        "rows": parsed.rows,
+    }
+    return plain | ({"problems": list(parsed.problems)} if parsed.problems else {})
+
+
+@every_case
+def test_captured_payload_gives_its_golden_events(
+    case: Case, account_at: Callable[..., Account]
+) -> None:
+    outcome: dict[str, Any]
+    try:
+        outcome = _plain(case.parse(account_at(case.gateway.name)))
+    except (Malformed, Garbled, Refused) as error:
+        outcome = {"raises": f"{type(error).__name__}: {error}"}
+    assert outcome == {k: v for k, v in case.golden.items() if k != "provenance"}
+
+
+@pytest.mark.parametrize("case", EVERY, ids=str)
+def test_captured_payload_says_where_it_is_from(case: Case) -> None:
+    provenance = case.golden["provenance"]
+    assert provenance["page"]
+    assert provenance["section"]
+    assert provenance["text"] in ("literal", "adapted")
+    assert provenance["text"] == "literal" or provenance["note"]
+
+
+@pytest.mark.parametrize("case", UNDERSTOOD, ids=str)
+def test_redelivery_gives_equal_events(case: Case, account_at: Callable[..., Account]) -> None:
+    account = account_at(case.gateway.name)
+    first, again = case.parse(account), case.parse(account)
+    assert first == again
+    assert hash(first) == hash(again)
+
+
+@pytest.mark.parametrize("case", UNDERSTOOD, ids=str)
+def test_events_can_be_stored(case: Case, account_at: Callable[..., Account]) -> None:
+    for event in case.parse(account_at(case.gateway.name)).events:
+        _assert_storable(event)
+
+
+@every_case
+def test_cut_anywhere_raises_nothing_else(case: Case, account_at: Callable[..., Account]) -> None:
+    account = account_at(case.gateway.name)
+    for end in range(len(case.body)):
+        _parse_or_say_no(case, account, case.body[:end])
+
+
+@every_case
+def test_reencoded_raises_nothing_else(case: Case, account_at: Callable[..., Account]) -> None:
+    account = account_at(case.gateway.name)
+    text = case.body.decode("utf-8", "replace")
+    for codec in ("utf-8-sig", "gb18030", "utf-16", "utf-16-le", "utf-32", "utf-7", "big5"):
+        _parse_or_say_no(case, account, text.encode(codec, "replace"))
+
+
+@every_gateway
+@given(data=st.data())
+def test_damaged_bytes_raise_nothing_else(
+    gateway: Gateway, account_at: Callable[..., Account], data: st.DataObject
+) -> None:
+    account = account_at(gateway.name)
+    case = data.draw(st.sampled_from([case for case in CASES if case.gateway is gateway]))
+    body = bytearray(case.body)
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(body)))
+        end = data.draw(st.integers(start, min(start + 40, len(body))))
+        body[start:end] = data.draw(
+            st.one_of(
+                st.binary(max_size=6),
+                st.text(max_size=3).map(lambda text: text.encode("utf-8", "surrogatepass")),
+                st.sampled_from([b"\\ud83d", b"\\u0000", b"null", b"{", b"]", b'"', b"//", b"1e9"]),
+            )
+        )
+    _parse_or_say_no(case, account, bytes(body))
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+_FIELDS = st.dictionaries(
+    st.sampled_from(
+        [
+            *("id", "phone", "status", "message", "receiveDate", "error", "name", "create_time"),
+            *("Mobile", "TaskID", "Status", "ReceiveTime", "ErrorCode", "ExtNo", "Content"),
+        ]
+    ),
+    _VALUES,
+)
+
+
+@every_gateway
+@given(
+    fields=_FIELDS,
+    shell=st.sampled_from(
+        [
+            '{"action":"report","sms":%s}',
+            '{"action":"template","sign":%s}',
+            '{"code":0,"data":%s}',
+            '{"StatusBox":[%s]}',
+            "%s",
+        ]
+    ),
+)
+def test_any_value_in_any_field_raises_nothing_else(
+    gateway: Gateway, account_at: Callable[..., Account], fields: dict[str, Any], shell: str
+) -> None:
+    body = (shell % json.dumps(fields)).encode()
+    for case in _one_of_each(gateway):
+        _parse_or_say_no(case, account_at(gateway.name), body)
+
+
+@every_gateway
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 1_000_000,
+        b"{'a':" * 200_000,
+        b"[]," * 300_000,
+        b"," * 1_000_000,
+        b'"' * 1_000_001,
+        b"//" * 500_000,
+        b"&a=b" * 250_000,
+        b"%5B" * 300_000,
+        b"<a>" * 300_000,
+        b"<returnsms>" + b"<callbox>" * 100_000,
+        b'{"mobile":' + b"9" * 100_000 + b"}",
+        b"mobile=" + b"%00" * 300_000,
+    ],
+    ids=lambda body: body[:12].decode(),
+)
+def test_hostile_bytes_cost_little(
+    gateway: Gateway, account_at: Callable[..., Account], body: bytes
+) -> None:
+    for case in _one_of_each(gateway):
+        _parse_or_say_no(case, account_at(gateway.name), body)
+
+
+@every_gateway
+def test_acknowledgement_is_small_and_constant(gateway: Gateway) -> None:
+    answers = {
+        gateway.acknowledge(case.callback(case.body))
+        for case in CALLBACKS
+        if case.gateway is gateway
+    }
+    (answer,) = answers
+    assert answer == {
+        "thinkapi": type(answer)(b'{"code":0}', "application/json"),
+        "thinksms": type(answer)(b"ok", "text/plain; charset=utf-8"),
+    }.get(gateway.name, answer)
+    assert len(answer.body) < 100
+
+
+@every_gateway
+def test_secrets_never_show(gateway: Gateway, account_at: Callable[..., Account]) -> None:
+    account = account_at(gateway.name)
+    for shown in (repr(account), str(account), repr(account.credentials), f"{account.credentials}"):
+        assert "s3cret" not in shown
+
+
+@every_gateway
+def test_quirk_sheet_has_its_heads(gateway: Gateway) -> None:
+    sheet = getattr(gateways, gateway.name).__doc__
+    assert [line for line in sheet.splitlines() if line in HEADS] == HEADS
+
+
+def _one_of_each(gateway: Gateway) -> list[Case]:
+    """Return a callback and a reply of `gateway`."""
+    mine = [case for case in CASES if case.gateway is gateway]
+    return list({case.what == "REPLY": case for case in mine}.values())
+
+
+def _parse_or_say_no(case: Case, account: Account, body: bytes) -> None:
+    expected = (Garbled, Refused) if case.what == "REPLY" else (Malformed,)
+    try:
+        parsed = case.parse(account, body)
+    except expected as error:
+        _assert_discreet(str(error))
+    else:
+        assert len(parsed.events) <= parsed.rows
+        for event in parsed.events:
+            _assert_storable(event)
+        for problem in parsed.problems:
+            _assert_discreet(problem)
+
+
+def _assert_discreet(text: str) -> None:
+    assert "s3cret" not in text
+    assert not re.search(r"(?<!byte )\d{7}", text)
+
+
+def _assert_storable(event: DeliveryReport | InboundMessage | ReviewResult) -> None:
+    for value in (getattr(event, name) for name in event.__struct_fields__):
+        if isinstance(value, str):
+            assert "\0" not in value
+            value.encode()
+        elif value is not None:
+            assert value.tzinfo is UTC
+    if isinstance(event, DeliveryReport | InboundMessage):
+        assert event.phone.isascii()
+        assert event.phone.isdigit()
+        assert len(event.phone) <= 20
+    for name in ("vendor_message_id", "vendor_id"):
+        identity = getattr(event, name, None)
+        assert identity is None or 1 <= len(identity) <= 128

@@ -1,0 +1,92 @@
+"""Leases on a real database: one holder, tokens that grow, and no way back for a hung one."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from pretend import until
+
+from reconciler import lease as leases
+
+pytestmark = pytest.mark.anyio
+
+
+async def _expire(pool: Any, name: str) -> None:
+    await pool.execute("UPDATE leases SET expires_at = now() WHERE name = $1", name)
+
+
+async def test_a_second_holder_gets_none_until_the_first_lets_go(pool: Any) -> None:
+    async with leases.held(pool, "job", holder="a") as first:
+        assert first is not None
+        async with leases.held(pool, "job", holder="b") as second:
+            assert second is None
+        async with leases.held(pool, "other", holder="b") as other:
+            assert other is not None
+    async with leases.held(pool, "job", holder="b") as third:
+        assert third is not None
+        assert third.token > first.token
+
+
+async def test_a_patient_one_waits_for_the_holder(pool: Any) -> None:
+    taken, release = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with leases.held(pool, "job", holder="a"):
+            taken.set()
+            await release.wait()
+
+    holding = asyncio.create_task(hold())
+    await taken.wait()
+    asyncio.get_running_loop().call_later(0.3, release.set)
+    async with leases.held(pool, "job", holder="b", patience_seconds=20) as lease:
+        assert lease is not None
+        assert holding.done() or release.is_set()
+    await holding
+
+
+async def test_a_hung_holder_is_replaced_and_learns_of_it(pool: Any) -> None:
+    async with leases.held(pool, "job", holder="a", ttl_seconds=0.9) as hung:
+        assert hung is not None
+        await _expire(pool, "job")  # as if it had not run for longer than its time
+        async with leases.held(pool, "job", holder="b") as lease:
+            assert lease is not None
+            assert lease.token == hung.token + 1
+            await until(lambda: not hung.alive)
+            assert lease.alive
+    row = await pool.fetchrow("SELECT holder, token FROM leases WHERE name = 'job'")
+    assert (row["holder"], row["token"]) == ("b", lease.token)
+
+
+async def test_a_lease_is_renewed_for_as_long_as_it_is_held(pool: Any) -> None:
+    async with leases.held(pool, "job", holder="a", ttl_seconds=0.6) as lease:
+        first = await pool.fetchval("SELECT expires_at FROM leases")
+
+        async def twice_prolonged() -> bool:
+            return bool(
+                await pool.fetchval(
+                    "SELECT expires_at > $1::timestamptz + interval '0.7 seconds' FROM leases",
+                    first,
+                )
+            )
+
+        await until(twice_prolonged)
+        assert lease is not None
+        assert lease.alive
+
+
+async def test_many_at_once_take_turns(pool: Any) -> None:
+    inside = 0
+    tokens = []
+
+    async def work() -> None:
+        nonlocal inside
+        async with leases.held(pool, "job", holder="x", patience_seconds=30) as lease:
+            assert lease is not None
+            inside += 1
+            assert inside == 1
+            await asyncio.sleep(0)
+            tokens.append(lease.token)
+            inside -= 1
+
+    await asyncio.gather(*(work() for _ in range(6)))
+    assert tokens == sorted(set(tokens))

@@ -1,0 +1,375 @@
+"""Guards over the repository itself: what documents say and what code does are held together here."""
+
+import ast
+import importlib
+import re
+import subprocess
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+import rich_click as click
+from litestar import Litestar
+
+from gateways import GATEWAYS
+from gateways.gateway import Call, Client, Secret
+from reconciler.api import create_app
+from reconciler.match import KINDS
+from runtime import metrics, settings
+from runtime.database import Database
+from runtime.queries import QUERIES, SQL
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("gateways", "runtime", "receiver", "reconciler", "huizhi", "sandbox")
+CODE = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
+
+
+def _text(name: str) -> str:
+    return (ROOT / name).read_text("utf-8")
+
+
+def _in_code_spans(name: str) -> set[str]:
+    """Everything that stands in backticks in a document."""
+    return set(re.findall(r"`([^`\n]+)`", _text(name)))
+
+
+# --- documents and code -------------------------------------------------------------------------------
+
+
+def test_every_metric_is_documented_and_every_documented_metric_exists() -> None:
+    made = set(re.findall(r'"(huizhi_\w+)"', (ROOT / "runtime/metrics.py").read_text("utf-8")))
+    assert made
+    documented = {
+        re.sub(r"\{.*", "", span)
+        for span in _in_code_spans("docs/metrics.md")
+        if span.startswith("huizhi_")
+    }
+    assert documented == made
+
+
+def test_every_label_of_a_metric_is_documented() -> None:
+    rows = dict(re.findall(r"^\| `(huizhi_\w+)` \|(.*)$", _text("docs/metrics.md"), re.MULTILINE))
+    for metric in vars(metrics).values():
+        if name := getattr(metric, "_name", None):
+            row = rows.get(name) or rows[f"{name}_total"]
+            assert set(re.findall(r"`(\w+)`", row.split("|")[1])) == set(metric._labelnames), name
+
+
+def test_every_call_to_a_vendor_is_documented_as_a_label() -> None:
+    line = re.search(r"^`call`: (.*)\.$", _text("docs/metrics.md"), re.MULTILINE)
+    assert line is not None
+    assert set(re.findall(r"`(\w+)`", line[1])) == {call.value for call in Call}
+
+
+def _setting_keys() -> Iterator[tuple[str, str]]:
+    """Yield the heading under which a key is documented, and the key."""
+    tables = {
+        "At the top": settings._File,
+        "`[database]`": settings.DatabaseSettings,
+        "`[receiver]`": settings.ReceiverSettings,
+        "`[reconciler]`": settings.ReconcilerSettings,
+        "`[accounts.NAME]`": settings._Account,
+        "`[[accounts.NAME.tariffs]]`": settings.Tariff,
+        "`[statements.NAME]`": settings._Statement,
+    }
+    for heading, struct in tables.items():
+        for field in msgspec.structs.fields(struct):
+            if f"`[{field.encode_name}]`" in tables or field.encode_name in (
+                "accounts",
+                "statements",
+            ):
+                continue
+            yield heading, field.encode_name
+    for field in msgspec.structs.fields(settings._Columns):
+        yield "`[statements.NAME]`", f"columns.{field.encode_name}"
+    for gateway in GATEWAYS.values():
+        for field in msgspec.structs.fields(gateway.credentials):
+            yield "`[accounts.NAME]`", f"credentials.{field.encode_name}"
+        for field in msgspec.structs.fields(gateway.options):
+            yield "`[accounts.NAME]`", field.encode_name
+
+
+def test_every_setting_is_documented_in_its_section_and_no_other_is() -> None:
+    sections: dict[str, str] = {}
+    for part in re.split(r"^#{2,3} ", _text("docs/settings.md"), flags=re.MULTILINE)[1:]:
+        heading, _, body = part.partition("\n")
+        sections[heading] = body
+    known: dict[str, set[str]] = {}
+    for heading, key in _setting_keys():
+        known.setdefault(heading, set()).add(key)
+    for heading, keys in known.items():
+        rows = re.findall(r"^\| (.*?) \|$", sections[heading], re.MULTILINE)
+        documented = {
+            span
+            for row in rows
+            for span in re.findall(r"`([^`]+)`", " | ".join(row.split(" | ")[:2]))
+            if re.fullmatch(r"[a-z0-9_.]+", span)
+        }
+        types = {"thinkapi", "thinksms"}
+        assert documented - types == keys, heading
+
+
+@pytest.mark.parametrize("struct", [settings.DatabaseSettings, settings.ReceiverSettings])
+def test_defaults_of_settings_are_documented(struct: type[msgspec.Struct]) -> None:
+    text = _text("docs/settings.md")
+    for field in msgspec.structs.fields(struct):
+        if isinstance(field.default, int | str) and not isinstance(field.default, bool):
+            shown = f'"{field.default}"' if isinstance(field.default, str) else str(field.default)
+            row = rf"^\| `{field.encode_name}` \| [^|]* \| `{re.escape(shown)}`"
+            assert re.search(row, text, re.MULTILINE), field.encode_name
+
+
+def _app(tmp_path: Path) -> Litestar:
+    (tmp_path / "huizhi.toml").write_text('[reconciler]\napi_token = "none-of-it-is-real"\n')
+    read = settings.load(tmp_path / "huizhi.toml", {})
+    return create_app(read, Database(dsn=Secret("postgresql:///none"), name="guard"))
+
+
+def test_every_route_is_documented_and_every_documented_route_exists(tmp_path: Path) -> None:
+    routes = set()
+    for route in _app(tmp_path).routes:
+        path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
+        if path.startswith("/schema"):
+            continue
+        routes |= {f"{method} {path}" for method in route.methods - {"OPTIONS", "HEAD"}}  # type: ignore[union-attr]
+    documented = set(re.findall(r"^\| `((?:GET|POST) [^`]+)`", _text("docs/api.md"), re.MULTILINE))
+    assert documented == routes
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("docs/reconciliation.md", r"^\| \d \| `(\w+)` \|"),
+        ("README.md", r"^\| `(\w+)` \|"),
+        ("README.zh-CN.md", r"^\| `(\w+)` \|"),
+    ],
+)
+def test_every_discrepancy_kind_is_documented_in_the_order_of_precedence(
+    name: str, row: str
+) -> None:
+    assert tuple(re.findall(row, _text(name), re.MULTILINE)) == KINDS
+
+
+def test_kinds_are_the_same_in_schema_code_and_queries() -> None:
+    schema = _text("sql/migrations/0001_foundation.sql").split("discrepancies_kind_check", 1)[1]
+    ordered = _text("sql/queries/reconcile.sql").split("ARRAY[", 1)[1].split("]", 1)[0]
+    for listed in (schema.split("))", 1)[0], ordered):
+        assert tuple(re.findall(r"'(\w+)'", listed)) == KINDS
+
+
+def _commands() -> Iterator[tuple[str, click.Command]]:
+    """Yield every command by its whole name, such as `statement import`."""
+    from huizhi.__main__ import COMMANDS
+
+    for name, (place, _) in COMMANDS.items():
+        module, _, attribute = place.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {inner}", each) for inner, each in command.commands.items())
+        else:
+            yield name, command
+
+
+def test_every_command_is_documented_with_its_options() -> None:
+    rows = re.findall(r"^\| `huizhi (.+?)` \| (.*?) ?\| ", _text("docs/commands.md"), re.MULTILINE)
+    documented = {
+        re.sub(r"( [A-Z]+)+$", "", name): set(re.findall(r"`(--[a-z-]+)", options))
+        for name, options in rows
+    }
+    made = {
+        name: {
+            option
+            for parameter in command.params
+            for option in parameter.opts
+            if option.startswith("--") and (option != "--config" or name == "sandbox")
+        }
+        for name, command in _commands()
+    }
+    assert documented == made
+
+
+def test_every_documented_command_exists() -> None:
+    from huizhi.__main__ import COMMANDS
+
+    for path in [README, CHINESE, *ROOT.glob("docs/**/*.md"), ROOT / "CHANGELOG.md"]:
+        text = path.read_text("utf-8")
+        commands = re.findall(r"(?:`|bin/)huizhi ([a-z][a-z-]+)", text)
+        assert set(commands) <= set(COMMANDS), path.name
+
+
+def test_every_make_target_is_documented_by_help() -> None:
+    makefile = _text("Makefile")
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony is not None
+    helped = re.findall(r"^([a-z]+):.*## ", makefile, re.MULTILINE)
+    assert sorted(phony[1].split()) == sorted(helped)
+    for path in (README, CHINESE, ROOT / "CONTRIBUTING.md"):
+        named = re.findall(r"(?:^|`)make ([a-z]+)\b", path.read_text("utf-8"), re.MULTILINE)
+        assert set(named) <= set(helped), path.name
+
+
+def test_vendor_matrix_is_what_the_gateways_offer() -> None:
+    table = _text("docs/vendors/README.md").split("\n\n")[2].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    names = re.findall(r"\[(\w+)\]", table[0])
+    assert names == list(GATEWAYS)
+    cells = {row[0].strip("`"): dict(zip(names, row[1:], strict=True)) for row in rows[2:]}
+    calls = {name for name, value in vars(Client).items() if callable(value)}
+    calls = {name for name in calls if not name.startswith("_")}
+    assert cells.keys() - {"vendor", "callbacks by"} == calls
+    for name, gateway in GATEWAYS.items():
+        assert cells["vendor"][name] == gateway.vendor
+        assert cells["callbacks by"][name] == ", ".join(sorted(gateway.methods))
+        offered = {call for call in calls if cells[call][name] == "yes"}
+        assert offered == gateway.supports
+
+
+@pytest.mark.parametrize("name", list(GATEWAYS))
+def test_vendor_page_names_every_code_that_its_gateway_knows(name: str) -> None:
+    module = __import__(f"gateways.{name}.codes", fromlist=["codes"])
+    spans = _in_code_spans(f"docs/vendors/{name}.md")
+    assert set(module.REPORT_STATUS) <= spans
+
+
+def test_both_readmes_say_the_same() -> None:
+    texts = [path.read_text("utf-8") for path in (README, CHINESE)]
+    headings = [re.findall(r"^(#+) ", text, re.MULTILINE) for text in texts]
+    assert headings[0] == headings[1]
+    blocks = [re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL) for text in texts]
+    for english, chinese in zip_longest(*blocks):
+        assert english == chinese
+    rows = [len(re.findall(r"^\|", text, re.MULTILINE)) for text in texts]
+    assert rows[0] == rows[1]
+    spans = [set(re.findall(r"`([^`\n]+)`", text)) for text in texts]
+    assert spans[0] == spans[1]
+
+
+def test_decisions_are_listed() -> None:
+    listed = re.findall(r"\((\d{4}-[\w-]+\.md)\)", _text("docs/decisions/README.md"))
+    assert listed == sorted(path.name for path in ROOT.glob("docs/decisions/0*.md"))
+
+
+# --- SQL ----------------------------------------------------------------------------------------------
+
+
+def test_every_query_is_used_and_every_used_query_exists() -> None:
+    text = "\n".join(path.read_text("utf-8") for path in CODE)
+    used = set(re.findall(r"""QUERIES\[\s*["'](\w+)["']\s*\]""", text))
+    assert used == set(QUERIES)
+
+
+@pytest.mark.anyio
+async def test_every_query_prepares_against_the_migrated_schema(connection: Any) -> None:
+    await connection.execute(QUERIES["reconcile_tables"])
+    for name, text in QUERIES.items():
+        for number, statement in enumerate(_statements(text)):
+            try:
+                await connection.prepare(statement)
+            except asyncpg.PostgresError as error:
+                raise AssertionError(f"{name}, statement {number + 1}: {error}") from error
+
+
+def _statements(text: str) -> list[str]:
+    """Split where a semicolon ends a line; there is none inside our statements."""
+    return [part for part in re.split(r";\s*$", text, flags=re.MULTILINE) if part.strip()]
+
+
+def test_sql_lives_in_sql_files_only() -> None:
+    # What makes its own table, or a server that is no database yet, has nowhere else to put it.
+    exempt = {ROOT / "runtime/migrate.py", ROOT / "runtime/embedded.py"}
+    sql = re.compile(
+        r"\b(SELECT\b.+\bFROM|INSERT\s+INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|CREATE\s+(TEMP|TABLE|INDEX)|"
+        r"ALTER\s+TABLE|DROP\s+(TABLE|INDEX)|TRUNCATE|pg_(try_)?advisory|SET\s+(LOCAL\s+)?\w+\s*=)\b",
+        re.DOTALL,
+    )
+    for path in CODE:
+        if path in exempt:
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not sql.search(node.value), f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+def test_sql_folder_holds_only_sql() -> None:
+    kept = [path for path in SQL.rglob("*") if path.is_file() and path.name != ".gitkeep"]
+    assert {path.suffix for path in kept} == {".sql"}
+
+
+def test_every_large_table_has_its_distribution_column_in_every_unique_key() -> None:
+    schema = _text("sql/migrations/0001_foundation.sql")
+    for table, body in re.findall(r"^CREATE TABLE (\w+) \((.*?)^\)", schema, re.M | re.S):
+        keys = re.findall(r"(?:PRIMARY KEY|UNIQUE) \(([^)]*)\)", body)
+        assert keys, table
+        if re.search(r"^    shard integer NOT NULL", body, re.MULTILINE):
+            assert all("shard" in key.split(", ") for key in keys), table
+
+
+# --- what must not stand anywhere ---------------------------------------------------------------------
+
+
+def _tracked() -> list[Path]:
+    """Files that are or would be in a commit."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    names = listed.stdout.decode().split("\0")
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+
+
+def test_no_path_of_a_machine_and_no_registry_address_in_any_file() -> None:
+    # Written so that this file does not find itself.
+    wrong = re.compile(
+        rb"/(?:root|work|home/\w+|Users/\w+|private/tmp)/(?!\.)\w"
+        rb"|/opt/(?:pypi|wheels)"
+        rb"|(?:pypi|pythonhosted|npmjs|debian)\.(?:org|com)\b"
+        rb"|--(?:extra-)?index-url|--find-links",
+    )
+    for path in _tracked():
+        if path == Path(__file__).resolve():
+            continue
+        found = wrong.search(path.read_bytes())
+        assert found is None, f"{path.relative_to(ROOT)}: {found[0]!r}"
+
+
+def test_requirements_are_pinned_by_digest() -> None:
+    for path in sorted((ROOT / "requirements").glob("*.txt")):
+        lines = path.read_text("utf-8").replace("\\\n", " ").splitlines()
+        for line in lines:
+            if line.strip() and not line.startswith("#"):
+                assert re.match(r"[a-z0-9.-]+==\S+ ", line), line[:60]
+                assert "--hash=sha256:" in line, line[:60]
+
+
+def test_requirements_hold_every_dependency_of_the_project() -> None:
+    import tomllib
+
+    project = tomllib.loads(_text("pyproject.toml"))
+    groups = project["dependency-groups"]
+    wanted = {
+        "build": groups["build"],
+        "runtime": project["project"]["dependencies"],
+        "test": project["project"]["dependencies"] + groups["test"],
+        "check": project["project"]["dependencies"] + groups["test"] + groups["check"],
+    }
+    for name, requirements in wanted.items():
+        pinned = set(re.findall(r"^([a-z0-9.-]+)==", _text(f"requirements/{name}.txt"), re.M))
+        for requirement in requirements:
+            package = re.split(r"[<>=!~\[; ]", requirement)[0].lower()
+            assert package in pinned, f"{package} is not in requirements/{name}.txt: make lock"
+
+
+def test_image_copies_every_package_and_nothing_local() -> None:
+    copied = set(re.findall(r"^COPY (\w+)/ ", _text("Dockerfile"), re.MULTILINE))
+    assert copied == {*PACKAGES, "sql", "requirements"}
+    allowed = set(re.findall(r"^!([\w.]+)/?$", _text(".dockerignore"), re.MULTILINE))
+    assert allowed == copied | {"pyproject.toml", "README.md", "LICENSE"}
