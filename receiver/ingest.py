@@ -140,8 +140,12 @@ class Ingest:
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 batch, fresh = await self._store(found)
-        except DATABASE_ERRORS as error:
-            log.error("callbacks.not_recorded", count=len(group), error=type(error).__name__)
+        except Exception as error:
+            # Whatever it was, the next group must find this writer alive.
+            if isinstance(error, DATABASE_ERRORS):
+                log.error("callbacks.not_recorded", count=len(group), error=type(error).__name__)
+            else:
+                log.exception("callbacks.not_recorded", count=len(group))
             for waiting in group:
                 for future in waiting.futures:
                     if not future.done():
@@ -198,6 +202,8 @@ class Ingest:
                     log.warning(
                         "settlement.postponed", batches=len(batches), error=type(error).__name__
                     )
+                except Exception:
+                    log.exception("settlement.postponed", batches=len(batches))
                 self._unsettled_bytes -= sum(record.size for record in found)
             if self._closing:
                 return
@@ -205,19 +211,22 @@ class Ingest:
     async def _sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            now = datetime.now(UTC)
             try:
-                left = await settlement.settle_left_behind(
-                    self._pool,
-                    self._accounts,
-                    recorded_before=now - timedelta(seconds=LEFT_BEHIND_SECONDS),
-                    now=now,
-                )
+                while left := await self._sweep():
+                    log.warning("settlement.taken_up", batches=left)
             except DATABASE_ERRORS as error:
                 log.warning("settlement.postponed", error=type(error).__name__)
-                continue
-            if left:
-                log.warning("settlement.taken_up", batches=left)
+            except Exception:
+                log.exception("settlement.postponed")
+
+    async def _sweep(self) -> int:
+        now = datetime.now(UTC)
+        return await settlement.settle_left_behind(
+            self._pool,
+            self._accounts,
+            recorded_before=now - timedelta(seconds=LEFT_BEHIND_SECONDS),
+            now=now,
+        )
 
 
 async def _settle(

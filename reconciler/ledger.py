@@ -76,6 +76,10 @@ def convert(row: object, accounts: Mapping[str, AccountSettings], now: datetime)
         sent = msgspec.convert(row, Sent)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from None
+    # As the gateways read it: blanks around an id would keep a message from ever meeting its reports.
+    plain = sent.vendor_message_id.strip()
+    if plain != sent.vendor_message_id:
+        sent = msgspec.structs.replace(sent, vendor_message_id=plain)
     check(sent, accounts, now)
     return sent
 

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, TextIO
 from urllib.parse import quote, quote_plus
 
@@ -20,7 +20,7 @@ from gateways.gateway import Secret
 _SHORTEST_SECRET = 6  # a shorter one stands in too much that is none
 _MAINLAND = re.compile(r"(?<!\d)(?:86)?1[3-9]\d{5}(\d{4})(?!\d)")
 # httpx logs whole addresses, and some vendors' secrets stand in them; the others log each job run.
-_QUIET = ("httpx", "httpcore", "apscheduler", "asyncio", "stamina")
+_QUIET = ("httpx", "httpcore", "apscheduler", "asyncio")
 
 
 class Redaction:
@@ -59,6 +59,11 @@ class Redaction:
                 return self(str(value))
 
 
+def _without_colour(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event.pop("color_message", None)
+    return event
+
+
 def configure(
     *, secrets: Iterable[Secret] = (), level: int = logging.INFO, stream: TextIO | None = None
 ) -> None:
@@ -82,7 +87,8 @@ def configure(
     handler = logging.StreamHandler(output)
     handler.setFormatter(
         ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            # uvicorn adds each line a second time, in colour.
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _without_colour],
             processors=[
                 ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
@@ -96,6 +102,8 @@ def configure(
     root.setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # A call that is repeated is no news; one that fails for good is told of by its caller.
+    logging.getLogger("stamina").setLevel(logging.ERROR)
     structlog.configure(
         processors=[*shared, ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -10,7 +10,7 @@ Whichever of the two folds last sees both.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -20,6 +20,7 @@ import structlog
 from gateways.errors import Garbled, Malformed, Refused
 from gateways.events import DeliveryReport, InboundMessage, Parsed, ReviewResult
 from runtime import records
+from runtime.database import DATABASE_ERRORS
 from runtime.identity import message_id, shard_of, text_digest
 from runtime.queries import QUERIES
 from runtime.records import Record
@@ -38,30 +39,40 @@ class Settled(msgspec.Struct, kw_only=True):
     messages: int = 0
 
 
-K = TypeVar("K")
-E = TypeVar("E")
+# What PostgreSQL says of a value, as opposed to of itself: no other time or place would make it better.
+_UNSTORABLE = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
+
+# A row as its table's query takes it, under its key there.
+_ReportKey = tuple[int, UUID, bytes]
+_InboundKey = tuple[int, bytes]
+_ReviewKey = tuple[str, str, str, bytes]
 
 
-class _Row(NamedTuple, Generic[K, E]):
-    """An event, its key in its table, and the record that it came from."""
+class _Understood(msgspec.Struct):
+    """The events of some records as rows, and what was not understood."""
 
-    key: K
-    event: E
-    record: Record
+    reports: dict[_ReportKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
+    inbound: dict[_InboundKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
+    reviews: dict[_ReviewKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
+    quarantined: dict[bytes, tuple[Any, ...]] = msgspec.field(default_factory=dict)
 
+    def add(self, other: "_Understood") -> None:
+        self.reports.update(other.reports)
+        self.inbound.update(other.inbound)
+        self.reviews.update(other.reviews)
+        self.quarantined.update(other.quarantined)
 
-_Report = _Row[tuple[int, UUID, bytes], DeliveryReport]
-_Inbound = _Row[tuple[int, bytes], InboundMessage]
-_Review = _Row[tuple[str, str, str, bytes], ReviewResult]
-
-
-class _Understood(NamedTuple):
-    """The events of some records, in the order of their keys, and what was not understood."""
-
-    reports: list[_Report]
-    inbound: list[_Inbound]
-    reviews: list[_Review]
-    quarantined: list[tuple[Record, str]]
+    def quarantine(self, record: Record, reason: str) -> None:
+        self.quarantined[record.digest] = (
+            record.digest,
+            record.account,
+            record.received_at,
+            reason,
+        )
 
 
 async def settle(
@@ -78,38 +89,30 @@ async def settle(
     database cannot be reached or refuses: then the batches stay unsettled and are taken up again.
     """
     understood = _understand(accounts, found)
-    async with pool.acquire() as connection:
-        try:
-            async with connection.transaction():
-                await _add(connection, understood, now)
-        except asyncpg.DataError as error:
-            # A value that PostgreSQL cannot hold, which a parser should have caught: find the record
-            # that brought it, so that the others get through.
-            if len(found) > 1:
-                middle = len(found) // 2
-                first = await settle(pool, accounts, found[:middle], batches=(), now=now)
-                rest = await settle(pool, accounts, found[middle:], batches=batches, now=now)
-                return Settled(
-                    **{
-                        name: getattr(first, name) + getattr(rest, name)
-                        for name in Settled.__struct_fields__
-                    }
-                )
-            log.error(
-                "record.not_storable", digest=found[0].digest.hex(), error=type(error).__name__
-            )
-            reason = f"cannot be stored: {type(error).__name__}"
-            understood = _Understood([], [], [], [(found[0], reason)])
-            async with connection.transaction():
-                await _add(connection, understood, now)
-        messages = await _fold(connection, understood, batches, now)
-    return Settled(
-        reports=len(understood.reports),
-        inbound=len(understood.inbound),
-        reviews=len(understood.reviews),
-        quarantined=len(understood.quarantined),
-        messages=messages,
-    )
+    try:
+        return await _settle(pool, understood, batches, now)
+    except _UNSTORABLE as error:
+        unstorable = error
+    # A parser should have caught that value. Find the record that brought it, so that the others get
+    # through; here no connection is held, however deep this goes.
+    if len(found) > 1:
+        middle = len(found) // 2
+        first = await settle(pool, accounts, found[:middle], batches=(), now=now)
+        rest = await settle(pool, accounts, found[middle:], batches=batches, now=now)
+        return Settled(
+            **{
+                name: getattr(first, name) + getattr(rest, name)
+                for name in Settled.__struct_fields__
+            }
+        )
+    if not found:
+        raise unstorable
+    (record,) = found
+    kind = type(unstorable).__name__
+    log.error("record.not_storable", digest=record.digest.hex(), error=kind)
+    understood = _Understood()
+    understood.quarantine(record, f"cannot be stored: {kind}")
+    return await _settle(pool, understood, batches, now)
 
 
 async def settle_left_behind(
@@ -118,24 +121,28 @@ async def settle_left_behind(
     *,
     recorded_before: datetime,
     now: datetime,
-    limit: int = 50,
+    limit: int = 10,
 ) -> int:
-    """Settle batches whose recorder died or fell behind; return how many were found.
+    """Settle batches whose recorder died or fell behind; return how many were settled.
 
-    Skips batches that another process is settling this way; call it until it returns 0.
+    Takes up at most `limit`, and none that another process took up after `recorded_before`; call it
+    until it returns 0.
     """
-    async with pool.acquire() as holder, holder.transaction():
-        rows = await holder.fetch(QUERIES["unsettled_batches"], recorded_before, limit)
-        batches = [row["id"] for row in rows]
-        if not batches:
-            return 0
-        # One batch at a time: how many records a batch has is bounded, how many batches have is not.
-        for batch in batches:
-            left = records.of_rows(await holder.fetch(QUERIES["records_of_batches"], [batch]))
-            # Another connection settles, and may not mark the batch: this one holds its lock.
-            await settle(pool, accounts, left, batches=(), now=now)
-        await holder.execute(QUERIES["batches_settled"], batches, now)
-    return len(batches)
+    rows = await pool.fetch(QUERIES["take_up_batches"], recorded_before, limit, now)
+    settled = 0
+    # One batch at a time: how many records a batch has is bounded, how many batches have is not.
+    for batch in sorted(row["id"] for row in rows):
+        left = records.of_rows(await pool.fetch(QUERIES["records_of_batches"], [batch]))
+        try:
+            await settle(pool, accounts, left, batches=[batch], now=now)
+        except DATABASE_ERRORS:
+            raise
+        except Exception:
+            # It stays unsettled, in sight, and must not keep the others waiting.
+            log.exception("batch.not_settled", batch=batch)
+            continue
+        settled += 1
+    return settled
 
 
 async def join_orphans(connection: Any, shards: Sequence[int], ids: Sequence[UUID]) -> int:
@@ -154,25 +161,17 @@ async def fold(connection: Any, keys: Sequence[tuple[int, UUID]]) -> int:
     """Fold all reports of the messages at `keys` (shard, id); return how many states changed."""
     if not keys:
         return 0
-    shards = [shard for shard, _ in keys]
-    ids = [message for _, message in keys]
     async with connection.transaction():
-        await connection.execute(QUERIES["lock_messages"], shards, ids)
-        changed: int = await connection.fetchval(QUERIES["settle_messages"], shards, ids)
-    return changed
+        return await _fold_messages(connection, keys)
 
 
 def _understand(accounts: Mapping[str, AccountSettings], found: Sequence[Record]) -> _Understood:
-    reports: dict[tuple[int, UUID, bytes], _Report] = {}
-    inbound: dict[tuple[int, bytes], _Inbound] = {}
-    reviews: dict[tuple[str, str, str, bytes], _Review] = {}
-    quarantined: list[tuple[Record, str]] = []
+    understood = _Understood()
     for record in found:
         try:
-            parsed = _parse(accounts, record)
+            understood.add(_rows(record, _parse(accounts, record)))
         except (Malformed, Garbled) as error:
-            quarantined.append((record, str(error)))
-            continue
+            understood.quarantine(record, str(error))
         except Refused:
             continue  # understood: the vendor's no to a query brings no event
         except Exception as error:
@@ -180,29 +179,8 @@ def _understand(accounts: Mapping[str, AccountSettings], found: Sequence[Record]
             log.exception(
                 "record.parser_failed", digest=record.digest.hex(), account=record.account
             )
-            quarantined.append((record, f"the parser failed: {type(error).__name__}"))
-            continue
-        if parsed.problems:
-            quarantined.append((record, "; ".join(parsed.problems)))
-        account = record.account
-        for event in parsed.events:
-            match event:
-                case DeliveryReport():
-                    report = _Row(_report_key(account, record.source, event), event, record)
-                    reports[report.key] = report
-                case InboundMessage():
-                    text = _Row(_inbound_key(account, event), event, record)
-                    inbound[text.key] = text
-                case ReviewResult():
-                    review = _Row(_review_key(account, event), event, record)
-                    reviews[review.key] = review
-    # One order for all processes, so that concurrent inserts of the same keys cannot deadlock.
-    return _Understood(
-        reports=[reports[key] for key in sorted(reports)],
-        inbound=[inbound[key] for key in sorted(inbound)],
-        reviews=[reviews[key] for key in sorted(reviews)],
-        quarantined=sorted(quarantined, key=lambda pair: pair[0].digest),
-    )
+            understood.quarantine(record, f"the parser failed: {type(error).__name__}")
+    return understood
 
 
 def _parse(accounts: Mapping[str, AccountSettings], record: Record) -> Parsed:
@@ -212,106 +190,134 @@ def _parse(accounts: Mapping[str, AccountSettings], record: Record) -> Parsed:
     return records.parse(record, settings.gateway, settings.account)
 
 
-def _report_key(account: str, source: str, event: DeliveryReport) -> tuple[int, UUID, bytes]:
-    at = event.reported_at
+def _rows(record: Record, parsed: Parsed) -> _Understood:
+    """Make rows of one record's events; raises, as parsers do, for an event that makes none."""
+    understood = _Understood()
+    for event in parsed.events:
+        match event:
+            case DeliveryReport():
+                report = _report(record, event)
+                understood.reports[report[:3]] = report
+            case InboundMessage():
+                inbound = _inbound(record, event)
+                understood.inbound[inbound[:2]] = inbound
+            case ReviewResult():
+                review = _review(record, event)
+                understood.reviews[review[:4]] = review
+            case _:
+                raise TypeError(type(event).__name__)
+    if parsed.problems:
+        understood.quarantine(record, "; ".join(parsed.problems))
+    return understood
+
+
+def _report(record: Record, event: DeliveryReport) -> tuple[Any, ...]:
     return (
-        shard_of(account, event.vendor_message_id),
-        message_id(account, event.vendor_message_id, event.phone),
+        shard_of(record.account, event.vendor_message_id),
+        message_id(record.account, event.vendor_message_id, event.phone),
         text_digest(
-            source,
+            record.source,
             event.status.value,
             event.vendor_code,
             event.reason,
-            None if at is None else at.timestamp(),
+            _seconds(event.reported_at),
         ),
+        record.account,
+        event.vendor_message_id,
+        event.phone,
+        event.status.value,
+        event.vendor_code,
+        event.reason,
+        event.reported_at,
+        record.received_at,
+        record.source,
+        record.digest,
     )
 
 
-def _inbound_key(account: str, event: InboundMessage) -> tuple[int, bytes]:
-    at = event.sent_at
+def _inbound(record: Record, event: InboundMessage) -> tuple[Any, ...]:
     return (
-        shard_of(account, event.phone),
+        shard_of(record.account, event.phone),
         text_digest(
             event.phone,
             event.content,
-            None if at is None else at.timestamp(),
+            _seconds(event.sent_at),
             event.extension,
             event.vendor_message_id,
         ),
+        record.account,
+        event.phone,
+        event.content,
+        event.sent_at,
+        record.received_at,
+        event.extension,
+        event.vendor_message_id,
+        record.source,
+        record.digest,
     )
 
 
-def _review_key(account: str, event: ReviewResult) -> tuple[str, str, str, bytes]:
+def _review(record: Record, event: ReviewResult) -> tuple[Any, ...]:
+    for at in (event.created_at, event.updated_at):
+        _seconds(at)
     return (
-        account,
+        record.account,
         event.kind.value,
         event.vendor_id,
         text_digest(*(getattr(event, name) for name in event.__struct_fields__)),
+        event.status.value,
+        event.vendor_code,
+        event.name,
+        event.content,
+        event.remark,
+        event.reason,
+        event.created_at,
+        event.updated_at,
+        record.received_at,
+        record.source,
+        record.digest,
+    )
+
+
+def _seconds(at: datetime | None) -> float | None:
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return at.timestamp()
+
+
+async def _settle(
+    pool: Any, understood: _Understood, batches: Sequence[int], now: datetime
+) -> Settled:
+    async with pool.acquire() as connection:
+        async with connection.transaction():
+            await _add(connection, understood, now)
+        messages = await _fold(connection, understood, batches, now)
+    return Settled(
+        reports=len(understood.reports),
+        inbound=len(understood.inbound),
+        reviews=len(understood.reviews),
+        quarantined=len(understood.quarantined),
+        messages=messages,
     )
 
 
 async def _add(connection: Any, understood: _Understood, now: datetime) -> None:
-    if reports := understood.reports:
-        await connection.execute(
-            QUERIES["add_reports"],
-            [row.key[0] for row in reports],
-            [row.key[1] for row in reports],
-            [row.key[2] for row in reports],
-            [row.record.account for row in reports],
-            [row.event.vendor_message_id for row in reports],
-            [row.event.phone for row in reports],
-            [row.event.status.value for row in reports],
-            [row.event.vendor_code for row in reports],
-            [row.event.reason for row in reports],
-            [row.event.reported_at for row in reports],
-            [row.record.received_at for row in reports],
-            [row.record.source for row in reports],
-            [row.record.digest for row in reports],
-        )
-    if inbound := understood.inbound:
-        await connection.execute(
-            QUERIES["add_inbound"],
-            [row.key[0] for row in inbound],
-            [row.key[1] for row in inbound],
-            [row.record.account for row in inbound],
-            [row.event.phone for row in inbound],
-            [row.event.content for row in inbound],
-            [row.event.sent_at for row in inbound],
-            [row.record.received_at for row in inbound],
-            [row.event.extension for row in inbound],
-            [row.event.vendor_message_id for row in inbound],
-            [row.record.source for row in inbound],
-            [row.record.digest for row in inbound],
-        )
-    if reviews := understood.reviews:
-        await connection.execute(
-            QUERIES["add_review_results"],
-            [row.record.account for row in reviews],
-            [row.event.kind.value for row in reviews],
-            [row.event.vendor_id for row in reviews],
-            [row.key[3] for row in reviews],
-            [row.event.status.value for row in reviews],
-            [row.event.vendor_code for row in reviews],
-            [row.event.name for row in reviews],
-            [row.event.content for row in reviews],
-            [row.event.remark for row in reviews],
-            [row.event.reason for row in reviews],
-            [row.event.created_at for row in reviews],
-            [row.event.updated_at for row in reviews],
-            [row.record.received_at for row in reviews],
-            [row.record.source for row in reviews],
-            [row.record.digest for row in reviews],
-        )
-        await connection.execute(QUERIES["know_reviews"], *_review_columns(understood.reviews), now)
+    if understood.reports:
+        await connection.execute(QUERIES["add_reports"], *_columns(understood.reports))
+    if understood.inbound:
+        await connection.execute(QUERIES["add_inbound"], *_columns(understood.inbound))
+    if understood.reviews:
+        await connection.execute(QUERIES["add_review_results"], *_columns(understood.reviews))
+        await connection.execute(QUERIES["know_reviews"], *_columns(understood.reviews)[:3], now)
     if understood.quarantined:
-        await connection.execute(
-            QUERIES["quarantine"],
-            [record.digest for record, _ in understood.quarantined],
-            [record.account for record, _ in understood.quarantined],
-            [record.received_at for record, _ in understood.quarantined],
-            [reason for _, reason in understood.quarantined],
-            now,
-        )
+        await connection.execute(QUERIES["quarantine"], *_columns(understood.quarantined), now)
+
+
+def _columns(rows: Mapping[Any, tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    # One order for all processes, so that concurrent inserts of the same keys cannot deadlock.
+    return list(zip(*(rows[key] for key in sorted(rows)), strict=True))
 
 
 async def _fold(
@@ -320,12 +326,9 @@ async def _fold(
     changed = 0
     async with connection.transaction():
         if understood.reports:
-            keys = [row.key for row in understood.reports]
-            shards, ids = [key[0] for key in keys], [key[1] for key in keys]
-            await connection.execute(QUERIES["lock_messages"], shards, ids)
-            changed = await connection.fetchval(QUERIES["settle_messages"], shards, ids)
+            changed = await _fold_messages(connection, [key[:2] for key in understood.reports])
         if understood.reviews:
-            columns = _review_columns(understood.reviews)
+            columns = _columns(understood.reviews)[:3]
             await connection.execute(QUERIES["lock_reviews"], *columns)
             await connection.execute(QUERIES["settle_reviews"], *columns, now)
         if batches:
@@ -333,9 +336,18 @@ async def _fold(
     return changed
 
 
-def _review_columns(rows: Sequence[_Review]) -> tuple[list[str], list[str], list[str]]:
-    return (
-        [row.key[0] for row in rows],
-        [row.key[1] for row in rows],
-        [row.key[2] for row in rows],
+async def _fold_messages(connection: Any, keys: Sequence[tuple[int, UUID]]) -> int:
+    """Lock and fold messages within the caller's transaction.
+
+    Only those that the lock found: one registered since then is folded by its registration, and what
+    was read of it here could be older than what another fold has written meanwhile.
+    """
+    locked = await connection.fetch(
+        QUERIES["lock_messages"], [shard for shard, _ in keys], [message for _, message in keys]
     )
+    if not locked:
+        return 0
+    changed: int = await connection.fetchval(
+        QUERIES["settle_messages"], [row["shard"] for row in locked], [row["id"] for row in locked]
+    )
+    return changed

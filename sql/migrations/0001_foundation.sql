@@ -33,6 +33,7 @@ CREATE TABLE batches (
     id bigint GENERATED ALWAYS AS IDENTITY,
     recorder text NOT NULL,
     recorded_at timestamptz NOT NULL,
+    taken_up_at timestamptz,
     settled_at timestamptz,
     CONSTRAINT batches_pkey PRIMARY KEY (id)
 );

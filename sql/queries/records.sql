@@ -61,14 +61,23 @@ SET
     last_received_at = greatest(r.last_received_at, excluded.last_received_at)
 RETURNING r.digest, r.batch_id, (SELECT id FROM batch) AS new_batch_id;
 
--- name: unsettled_batches
--- Names the oldest batches that their recorder left unsettled, skipping those another process works on.
-SELECT id
-FROM batches
-WHERE settled_at IS NULL AND recorded_at < $1
-ORDER BY recorded_at
-LIMIT $2
-FOR UPDATE SKIP LOCKED;
+-- name: take_up_batches
+-- Takes up the oldest batches that their recorder left unsettled before $1; until as much later as $3 is
+-- after $1 nobody else takes them. No lock is held meanwhile: to settle twice is harmless.
+WITH left_behind AS (
+    SELECT id
+    FROM batches
+    WHERE settled_at IS NULL AND recorded_at < $1 AND (taken_up_at IS NULL OR taken_up_at < $1)
+    ORDER BY recorded_at
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED
+)
+
+UPDATE batches AS b
+SET taken_up_at = $3
+FROM left_behind AS l
+WHERE b.id = l.id
+RETURNING b.id;
 
 -- name: records_of_batches
 -- Reads the records of some batches.

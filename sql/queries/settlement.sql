@@ -70,7 +70,10 @@ ON CONFLICT (shard, message_id, fingerprint) DO NOTHING;
 
 -- name: lock_messages
 -- Locks messages in one order, so that the fold after it sees every report committed before the lock.
-SELECT m.id
+-- Returns those that are known: only they may be folded under it.
+SELECT
+    m.shard,
+    m.id
 FROM messages AS m
 INNER JOIN
     (SELECT DISTINCT u.shard, u.id FROM unnest($1::integer[], $2::uuid[]) AS u (shard, id)) AS t

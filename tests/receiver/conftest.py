@@ -1,0 +1,66 @@
+"""Receivers on real ports, and a database that they share."""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from receivers import SETTINGS, Receiver, free_port
+
+from gateways.gateway import Secret
+from runtime.database import Database
+
+
+@pytest.fixture(scope="module")
+def shared(postgres: str, template: str) -> Iterator[Database]:
+    """A migrated database that the tests of a module share, as they share its receiver."""
+    name = f"huizhi_test_{uuid.uuid4().hex[:12]}"
+
+    async def execute(statement: str) -> None:
+        connection = await asyncpg.connect(postgres)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(execute(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    parts = urlsplit(postgres)
+    dsn = f"{parts.scheme}://{parts.netloc}/{name}?{parts.query}".rstrip("?")
+    yield Database(dsn=Secret(dsn), name="huizhi test")
+    asyncio.run(execute(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Receiver]]:
+    """Start receivers; those that still run are killed when the module ends."""
+    folder = tmp_path_factory.mktemp("receiver")
+    started: list[Receiver] = []
+
+    def start(
+        database: Database, *, port: int | None = None, wait: bool = True, more: str = ""
+    ) -> Receiver:
+        file = folder / f"huizhi-{uuid.uuid4().hex[:8]}.toml"
+        file.write_text(SETTINGS.format(receiver=more))
+        receiver = Receiver(file, database.dsn.reveal(), port or free_port())
+        started.append(receiver)
+        if wait:
+            receiver.up()
+        return receiver
+
+    yield start
+    for receiver in started:
+        receiver.kill()
+
+
+@pytest.fixture
+async def rows(shared: Database) -> Any:
+    """A connection to the shared database, its tables emptied before the test."""
+    async with shared.connection() as connection:
+        await connection.execute(
+            "TRUNCATE records, batches, quarantine, messages, awaiting, reports, inbound,"
+            " review_results, reviews"
+        )
+        yield connection

@@ -1,0 +1,246 @@
+"""Group commit and what follows it, its bounds, and what happens when something in it fails."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from by_hand import report
+from receivers import SETTINGS
+
+from gateways.gateway import Callback
+from receiver import ingest
+from receiver.ingest import Full, Ingest
+from runtime import records, settlement
+from runtime.records import Record
+from runtime.settings import parse
+
+pytestmark = pytest.mark.anyio
+
+ACCOUNTS = parse(SETTINGS.format(receiver=""), Path("huizhi.toml"), {}).accounts
+
+
+def push(body: bytes) -> Record:
+    callback = Callback(method="POST", query=b"", headers={}, body=body)
+    return records.of_callback("think", callback, received_at=datetime.now(UTC), peer="::1")
+
+
+def pushes(count: int, start: int = 0) -> list[Record]:
+    return [push(report(str(number))) for number in range(start, start + count)]
+
+
+def taking(pool: Any) -> Ingest:
+    return Ingest(pool, ACCOUNTS, recorder="here:1")
+
+
+async def until(true: Callable[[], Awaitable[Any]], seconds: float = 15.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not await true():
+            await asyncio.sleep(0.01)
+
+
+async def count(pool: Any, what: str) -> int:
+    found: int = await pool.fetchval(f"SELECT count(*) FROM {what}")
+    return found
+
+
+class Lock:
+    """Holds what commits need, until released."""
+
+    def __init__(self, pool: Any, connection: Any, table: str = "records") -> None:
+        self._pool = pool
+        self._connection = connection
+        self._table = table
+        self._transaction = connection.transaction()
+
+    async def __aenter__(self) -> "Lock":
+        await self._transaction.start()
+        await self._connection.execute(f"LOCK TABLE {self._table} IN SHARE MODE")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._transaction.rollback()
+
+    async def met(self, sessions: int = 1) -> None:
+        """Wait until so many sessions stand before it."""
+
+        async def there() -> bool:
+            waiting: int = await self._pool.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND wait_event_type = 'Lock'"
+            )
+            return waiting >= sessions
+
+        await until(there)
+
+
+async def test_lone_callback_waits_for_no_other(pool: Any) -> None:
+    async with taking(pool) as taken:
+        for number in range(20):
+            assert await taken.store(push(report(str(number)))) is True
+    assert await count(pool, "batches") == 20
+
+
+async def test_callbacks_that_come_during_a_commit_share_the_next(
+    pool: Any, connection: Any
+) -> None:
+    async with taking(pool) as taken:
+        async with Lock(pool, connection) as lock:
+            first = [asyncio.create_task(taken.store(record)) for record in pushes(1)]
+            await lock.met()
+            first += [asyncio.create_task(taken.store(record)) for record in pushes(1, 1)]
+            await lock.met(ingest.WRITERS)
+            rest = [asyncio.create_task(taken.store(record)) for record in pushes(300, 2)]
+            await asyncio.sleep(0)
+            assert not any(task.done() for task in first + rest)
+        assert all(await asyncio.gather(*first, *rest))
+    assert await count(pool, "batches") == 3
+    assert await count(pool, "records") == 302
+
+
+async def test_one_of_many_copies_is_the_new_one(pool: Any) -> None:
+    async with taking(pool) as taken:
+        new = await asyncio.gather(*(taken.store(push(report("1"))) for _ in range(50)))
+        assert sorted(new) == [False] * 49 + [True]
+        assert await taken.store(push(report("1"))) is False
+    assert await pool.fetchval("SELECT deliveries FROM records") == 51
+
+
+async def test_leaving_stores_and_settles_what_waits(pool: Any) -> None:
+    async with taking(pool) as taken:
+        tasks = [asyncio.create_task(taken.store(record)) for record in pushes(200)]
+        await asyncio.sleep(0)
+    assert all(await asyncio.gather(*tasks))
+    assert await count(pool, "reports") == 200
+    assert await count(pool, "batches WHERE settled_at IS NULL") == 0
+    with pytest.raises(Full):
+        await taken.store(push(b"late"))
+
+
+async def test_too_much_waiting_is_refused_and_memory_stays_bounded(
+    pool: Any, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "BACKLOG_BYTES", 20_000)
+    async with taking(pool) as taken:
+        async with Lock(pool, connection) as lock:
+            tasks = [asyncio.create_task(taken.store(record)) for record in pushes(1)]
+            await lock.met()
+            tasks += [asyncio.create_task(taken.store(record)) for record in pushes(200, 1)]
+            await asyncio.sleep(0)
+            refused = [task for task in tasks if task.done()]
+            assert all(isinstance(task.exception(), Full) for task in refused)
+            assert len(refused) > 150
+        stored = [task for task in tasks if task not in refused]
+        assert all(await asyncio.gather(*stored))
+        assert await taken.store(push(b"after")) is True
+    assert await count(pool, "records") == len(stored) + 1
+
+
+async def test_nobody_waits_for_longer_than_the_bound(
+    pool: Any, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "WAIT_SECONDS", 0.3)
+    async with taking(pool) as taken:
+        async with Lock(pool, connection):
+            begun = time.monotonic()
+            told = await asyncio.gather(
+                *(taken.store(record) for record in pushes(10)), return_exceptions=True
+            )
+            assert time.monotonic() - begun < 3
+            assert all(isinstance(error, Full) for error in told)
+        assert await taken.store(push(b"after")) is True
+
+
+async def test_group_that_fails_for_whatever_reason_leaves_the_writers_at_work(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = records.store
+    failures = [ValueError("a"), KeyError("b"), RecursionError(), ValueError("c")]
+
+    async def failing(*arguments: Any, **more: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await store(*arguments, **more)
+
+    monkeypatch.setattr(records, "store", failing)
+    async with taking(pool) as taken:
+        for record in pushes(4):
+            with pytest.raises(Full):
+                await taken.store(record)
+        assert await taken.store(push(report("5"))) is True
+    assert await count(pool, "records") == 1
+
+
+async def test_settlement_that_fails_is_taken_up_again(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(ingest, "LEFT_BEHIND_SECONDS", 0.05)
+    settle = settlement.settle
+    failures = [ValueError("a"), OSError("b"), ValueError("c"), ValueError("d")]
+
+    async def failing(*arguments: Any, **more: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await settle(*arguments, **more)
+
+    monkeypatch.setattr(settlement, "settle", failing)
+    async with taking(pool) as taken:
+        assert await taken.store(push(report("1"))) is True
+
+        async def settled() -> bool:
+            return await count(pool, "batches WHERE settled_at IS NULL") == 0
+
+        await until(settled)
+        assert await taken.store(push(report("2"))) is True
+    assert failures == []
+    assert await count(pool, "reports") == 2
+
+
+async def test_what_settling_cannot_hold_in_memory_it_reads_again_from_the_database(
+    pool: Any, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(ingest, "LEFT_BEHIND_SECONDS", 0.05)
+    monkeypatch.setattr(ingest, "SETTLE_BACKLOG_BYTES", 5_000)
+    async with taking(pool) as taken:
+        async with Lock(pool, connection, "reports") as lock:
+            for record in pushes(30):
+                assert await taken.store(record) is True
+            await lock.met()
+
+        async def settled() -> bool:
+            return await count(pool, "batches WHERE settled_at IS NULL") == 0
+
+        await until(settled)
+    assert await count(pool, "reports") == 30
+
+
+async def test_many_batches_left_behind_are_all_taken_up_in_one_sweep(
+    database: Any, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pool.acquire() as connection:
+        for record in pushes(60):
+            await records.store(
+                connection, [record], recorder="dead:1", now=datetime(2026, 10, 1, tzinfo=UTC)
+            )
+    sweeps = 0
+    sleep = asyncio.sleep
+
+    async def counted(seconds: float) -> None:
+        nonlocal sweeps
+        sweeps += seconds == 0.05
+        await sleep(seconds)
+
+    monkeypatch.setattr(ingest, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(ingest.asyncio, "sleep", counted)
+    # And with as few connections as there can be beside the writers' and the settler's.
+    async with database.pool(size=1) as small, taking(small):
+        async with asyncio.timeout(15):
+            while await count(pool, "batches WHERE settled_at IS NULL"):
+                await sleep(0.01)
+    assert await count(pool, "reports") == 60
+    assert sweeps <= 2
