@@ -66,6 +66,7 @@ class Child:
         self._quick_ends = self._quick_ends + 1 if quick else 0
         pause = _PAUSES[min(self._quick_ends, len(_PAUSES) - 1)]
         log.error("process.ended", name=self.name, code=self._process.exitcode, again_seconds=pause)
+        metrics.forget(self._process.pid, os.environ.get(metrics.FOLDER_VARIABLE))
         self._process = None
         self._not_before = time.monotonic() + pause
 

@@ -84,12 +84,11 @@ class Callbacks:
         )
         record = records.of_callback(name, callback, received_at=datetime.now(UTC), peer=peer)
         try:
-            new = await self._ingest.store(record)
+            await self._ingest.store(record)
         except Full:
             metrics.CALLBACKS.labels(name, "unavailable").inc()
             await _answer(send, 503, b"not stored, try again\n", retry_after=True)
             return
-        metrics.CALLBACKS.labels(name, "recorded" if new else "duplicate").inc()
         await _acknowledge(send, account.gateway.acknowledge(callback))
 
     def _admit(self, path: bytes) -> AccountSettings | None:

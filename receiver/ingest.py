@@ -7,7 +7,7 @@ how long a callback may wait. Past them the vendor is told 503 and nothing is ac
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,6 +29,8 @@ WAIT_SECONDS = 5.0
 WRITERS = 2
 SETTLE_RECORDS = 2048
 SETTLE_BACKLOG_BYTES = 16 * 1024 * 1024
+GATHER_SECONDS = 0.02
+WATCH_SECONDS = 0.1
 # Batches unsettled for longer were left behind by a dead or overloaded process.
 LEFT_BEHIND_SECONDS = 10.0
 SWEEP_SECONDS = 5.0
@@ -67,15 +69,18 @@ class Ingest:
         self._unsettled: deque[tuple[int, list[Record]]] = deque()
         self._unsettled_bytes = 0
         self._to_settle = asyncio.Event()
+        self._overdue_at: deque[tuple[float, asyncio.Future[bool]]] = deque()
         self._closing = False
         self._writers: list[asyncio.Task[None]] = []
         self._settler: asyncio.Task[None] | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Ingest":
         self._writers = [asyncio.create_task(self._write_forever()) for _ in range(WRITERS)]
         self._settler = asyncio.create_task(self._settle_forever())
         self._sweeper = asyncio.create_task(self._sweep_forever())
+        self._watch = asyncio.create_task(self._watch_forever())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -85,9 +90,11 @@ class Ingest:
         self._to_settle.set()
         assert self._settler is not None
         assert self._sweeper is not None
+        assert self._watch is not None
         await self._settler
         self._sweeper.cancel()
-        await asyncio.gather(self._sweeper, return_exceptions=True)
+        self._watch.cancel()
+        await asyncio.gather(self._sweeper, self._watch, return_exceptions=True)
 
     async def store(self, record: Record) -> bool:
         """Return once `record` is committed: True if it is new, False if it was known.
@@ -105,11 +112,8 @@ class Ingest:
             waiting.record.deliveries += 1
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         waiting.futures.append(future)
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                return await future
-        except TimeoutError:
-            raise Full from None
+        self._overdue_at.append((time.monotonic() + WAIT_SECONDS, future))
+        return await future
 
     async def _write_forever(self) -> None:
         while True:
@@ -153,14 +157,19 @@ class Ingest:
             return
         new = {record.digest for record in fresh}
         committed = time.monotonic()
+        # Counted by the group, of whose waits the longest is the first one's.
         metrics.BATCH_RECORDS.observe(len(group))
+        metrics.COMMIT_SECONDS.observe(committed - group[0].arrived)
+        counts: Counter[tuple[str, str]] = Counter()
         for waiting in group:
-            metrics.COMMIT_SECONDS.observe(committed - waiting.arrived)
             first = waiting.record.digest in new
             for future in waiting.futures:
+                counts[waiting.record.account, "recorded" if first else "duplicate"] += 1
                 if not future.done():
                     future.set_result(first)
                 first = False
+        for (account, outcome), count in counts.items():
+            metrics.CALLBACKS.labels(account, outcome).inc(count)
         self._pass_on(batch, fresh)
 
     async def _store(self, found: list[Record]) -> tuple[int, list[Record]]:
@@ -185,9 +194,23 @@ class Ingest:
         self._unsettled_bytes += size
         self._to_settle.set()
 
+    async def _watch_forever(self) -> None:
+        """Refuse what has waited too long: one look for all, where a timer each would cost more."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = time.monotonic()
+            waiting = self._overdue_at
+            while waiting and (waiting[0][1].done() or waiting[0][0] <= now):
+                _, future = waiting.popleft()
+                if not future.done():
+                    future.set_exception(Full())
+
     async def _settle_forever(self) -> None:
         while True:
             await self._to_settle.wait()
+            if not self._closing:
+                # Under load the next commits join in: two transactions settle many as quickly as few.
+                await asyncio.sleep(GATHER_SECONDS)
             self._to_settle.clear()
             while self._unsettled:
                 batches: list[int] = []

@@ -4,6 +4,7 @@ Start order: socket, application (pool, writers), then accepting. Stop order, on
 accepting, answer what is under way, commit and settle what waits, close the pool.
 """
 
+import gc
 import os
 import socket
 
@@ -35,6 +36,10 @@ def run(settings: Settings, database: Database, bound: socket.socket) -> None:
         timeout_graceful_shutdown=DRAIN_SECONDS,
         backlog=2048,
     )
+    # What is loaded by now stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     uvicorn.Server(config).run(sockets=[bound])
 
 

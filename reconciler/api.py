@@ -4,26 +4,41 @@ import asyncio
 import hashlib
 import hmac
 import os
+import re
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import asyncpg
 import msgspec
 import structlog
-from litestar import Litestar, MediaType, Request, Response, get, post
+from litestar import Litestar, MediaType, Request, Response, Router, get, post
 from litestar.datastructures import State, UploadFile
 from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException, NotFoundException
-from litestar.openapi import OpenAPIConfig
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import (
+    Components,
+    OpenAPIMediaType,
+    OpenAPIType,
+    Operation,
+    RequestBody,
+    Schema,
+    SecurityScheme,
+)
+from litestar.openapi.spec.enums import OpenAPIFormat
 from litestar.params import FromPath, JSONBody, MultipartBody, QueryParameter
 from litestar.response import Stream
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.routes import BaseRoute
+from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 
 from reconciler import exports, ledger, match, periods, reading, statements
 from reconciler.reading import Page
@@ -41,10 +56,69 @@ MAX_SENT_BYTES = 64 * 1024 * 1024
 Text = Annotated[str | None, QueryParameter()]
 Limit = Annotated[int, QueryParameter(ge=1, le=reading.MAX_LIMIT)]
 Format = Annotated[Literal["json", "csv", "xlsx"], QueryParameter(name="format")]
+_DATE_TIME = {"format": "date-time"}
 Since = Annotated[
-    datetime | None, QueryParameter(name="from", description="RFC 3339, with an offset")
+    str | None,
+    QueryParameter(name="from", description="RFC 3339, included", schema_extra=_DATE_TIME),
 ]
-Until = Annotated[datetime | None, QueryParameter(name="to", description="RFC 3339, not included")]
+Until = Annotated[
+    str | None,
+    QueryParameter(name="to", description="RFC 3339, not included", schema_extra=_DATE_TIME),
+]
+
+
+class ProblemDetails(msgspec.Struct, frozen=True):
+    """An error: RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def _problems(*statuses: int) -> dict[int, ResponseSpec]:
+    return {
+        status: ResponseSpec(
+            ProblemDetails,
+            generate_examples=False,
+            description=HTTPStatus(status).phrase,
+            media_type="application/problem+json",
+        )
+        for status in (400, 401, *statuses, 503)
+    }
+
+
+LISTING = _problems(422)
+SHOWING = _problems(404)
+TAKING = _problems(413, 422)
+
+
+_TEXT = Schema(type=OpenAPIType.STRING)
+_SENT = Schema(
+    type=OpenAPIType.OBJECT,
+    properties={
+        **dict.fromkeys(ledger.Sent.__struct_fields__, _TEXT),
+        "sent_at": Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME),
+        "segments": Schema(type=OpenAPIType.INTEGER, minimum=0, maximum=1000),
+    },
+    required=["account", "vendor_message_id", "phone", "sent_at"],
+)
+
+
+@dataclass
+class SentOperation(Operation):
+    """Says what `POST /v1/sent` takes, which reads its body by itself: no bad row sinks the others."""
+
+    def __post_init__(self) -> None:
+        """Add the body that Litestar cannot know of."""
+        array = Schema(type=OpenAPIType.ARRAY, items=_SENT, max_items=ledger.MAX_ROWS)
+        self.request_body = RequestBody(
+            content={
+                "application/json": OpenAPIMediaType(schema=array),
+                "application/x-ndjson": OpenAPIMediaType(schema=_TEXT),
+            },
+            required=True,
+        )
 
 
 class Unprocessable(HTTPException):
@@ -69,7 +143,13 @@ class StatementFile(msgspec.Struct):
     format: str = "generic"
 
 
-@post("/v1/sent", status_code=200, request_max_body_size=MAX_SENT_BYTES)
+@post(
+    "/v1/sent",
+    status_code=200,
+    responses=TAKING,
+    request_max_body_size=MAX_SENT_BYTES,
+    operation_class=SentOperation,
+)
 async def register_sent(request: Request[Any, Any, Any], state: State) -> dict[str, Any]:
     """Register messages that another system sent: a JSON array or NDJSON, up to 10,000."""
     accounts = state.settings.accounts
@@ -91,7 +171,7 @@ async def register_sent(request: Request[Any, Any, Any], state: State) -> dict[s
     return msgspec.to_builtins(registered)  # type: ignore[no-any-return]
 
 
-@get("/v1/messages")
+@get("/v1/messages", responses=LISTING)
 async def list_messages(
     state: State,
     since: Since = None,
@@ -106,7 +186,9 @@ async def list_messages(
     shape: Format = "json",
 ) -> Response[Any]:
     """List messages, the newest first."""
-    filters = reading.Filters(phone, vendor_message_id, reference, status, since, until)
+    filters = reading.Filters(
+        phone, vendor_message_id, reference, status, _time("from", since), _time("to", until)
+    )
     return await _list(
         state,
         lambda connection, cursor, limit: reading.messages(
@@ -120,7 +202,7 @@ async def list_messages(
     )
 
 
-@get("/v1/messages/{message_id:uuid}")
+@get("/v1/messages/{message_id:uuid}", responses=SHOWING)
 async def show_message(state: State, message_id: FromPath[UUID]) -> dict[str, Any]:
     """Show one message with its evidence in order."""
     async with state.pool.acquire() as connection:
@@ -130,7 +212,7 @@ async def show_message(state: State, message_id: FromPath[UUID]) -> dict[str, An
     return found
 
 
-@get("/v1/callbacks")
+@get("/v1/callbacks", responses=LISTING)
 async def list_callbacks(
     state: State,
     since: Since = None,
@@ -143,14 +225,15 @@ async def list_callbacks(
     limit: Limit = 100,
 ) -> Response[Any]:
     """List raw callbacks, the newest first."""
+    first, last = _time("from", since), _time("to", until)
     return await _list(
         state,
         lambda connection, cursor, limit: reading.callbacks(
             connection,
             _accounts(state, account),
             state=callback_state,
-            since=since,
-            until=until,
+            since=first,
+            until=last,
             cursor=cursor,
             limit=limit,
         ),
@@ -159,7 +242,7 @@ async def list_callbacks(
     )
 
 
-@get("/v1/callbacks/{callback_id:str}/body")
+@get("/v1/callbacks/{callback_id:str}/body", responses=SHOWING)
 async def callback_body(state: State, callback_id: FromPath[str]) -> Response[bytes]:
     """Give the exact bytes of a callback, or of a vendor's reply that is evidence for a report."""
     try:
@@ -181,7 +264,7 @@ async def callback_body(state: State, callback_id: FromPath[str]) -> Response[by
     )
 
 
-@post("/v1/statements", status_code=200, request_max_body_size=MAX_UPLOAD_BYTES)
+@post("/v1/statements", status_code=200, responses=TAKING, request_max_body_size=MAX_UPLOAD_BYTES)
 async def import_statement(
     state: State,
     data: MultipartBody[StatementFile],
@@ -218,7 +301,7 @@ async def import_statement(
     }
 
 
-@get("/v1/statements")
+@get("/v1/statements", responses=LISTING)
 async def list_statements(
     state: State, account: Text = None, cursor: Text = None, limit: Limit = 100
 ) -> Response[Any]:
@@ -233,7 +316,7 @@ async def list_statements(
     )
 
 
-@post("/v1/reconciliations", status_code=200)
+@post("/v1/reconciliations", status_code=200, responses=TAKING)
 async def reconcile(state: State, data: JSONBody[Reconciliation]) -> dict[str, Any]:
     """Reconcile an account's period against its newest statement."""
     settings = _account(state, data.account)
@@ -242,7 +325,7 @@ async def reconcile(state: State, data: JSONBody[Reconciliation]) -> dict[str, A
         return await match.reconcile(connection, settings, period, now=datetime.now(UTC))
 
 
-@get("/v1/reconciliations")
+@get("/v1/reconciliations", responses=LISTING)
 async def list_reconciliations(
     state: State, account: Text = None, cursor: Text = None, limit: Limit = 100
 ) -> Response[Any]:
@@ -257,7 +340,7 @@ async def list_reconciliations(
     )
 
 
-@get("/v1/reconciliations/{run_id:uuid}")
+@get("/v1/reconciliations/{run_id:uuid}", responses=SHOWING)
 async def show_reconciliation(state: State, run_id: FromPath[UUID]) -> dict[str, Any]:
     """Show one reconciliation, with when and by which rules it was run."""
     async with state.pool.acquire() as connection:
@@ -267,7 +350,7 @@ async def show_reconciliation(state: State, run_id: FromPath[UUID]) -> dict[str,
     return found
 
 
-@get("/v1/reconciliations/{run_id:uuid}/discrepancies")
+@get("/v1/reconciliations/{run_id:uuid}/discrepancies", responses=SHOWING | LISTING)
 async def list_discrepancies(
     state: State,
     run_id: FromPath[UUID],
@@ -295,7 +378,7 @@ async def list_discrepancies(
     )
 
 
-@get("/v1/signs")
+@get("/v1/signs", responses=LISTING)
 async def list_signs(
     state: State,
     account: Text = None,
@@ -308,7 +391,7 @@ async def list_signs(
     return await _reviews(state, "sign", account, status, cursor, limit, shape)
 
 
-@get("/v1/templates")
+@get("/v1/templates", responses=LISTING)
 async def list_templates(
     state: State,
     account: Text = None,
@@ -321,7 +404,7 @@ async def list_templates(
     return await _reviews(state, "template", account, status, cursor, limit, shape)
 
 
-@get("/v1/inbound")
+@get("/v1/inbound", responses=LISTING)
 async def list_inbound(
     state: State,
     since: Since = None,
@@ -333,14 +416,15 @@ async def list_inbound(
     shape: Format = "json",
 ) -> Response[Any]:
     """List messages from handsets, the newest first."""
+    first, last = _time("from", since), _time("to", until)
     return await _list(
         state,
         lambda connection, cursor, limit: reading.inbound(
             connection,
             _accounts(state, account),
             phone=phone,
-            since=since,
-            until=until,
+            since=first,
+            until=last,
             cursor=cursor,
             limit=limit,
         ),
@@ -352,7 +436,7 @@ async def list_inbound(
     )
 
 
-@get("/v1/jobs")
+@get("/v1/jobs", responses=LISTING)
 async def list_jobs(state: State) -> dict[str, Any]:
     """List what each job did last, how often it failed, and which process runs it now."""
     async with state.pool.acquire() as connection:
@@ -360,7 +444,7 @@ async def list_jobs(state: State) -> dict[str, Any]:
     return {"items": found.items, "next": found.next}
 
 
-@get("/v1/pulls")
+@get("/v1/pulls", responses=LISTING)
 async def list_pulls(
     state: State,
     account: Text = None,
@@ -385,7 +469,7 @@ async def list_pulls(
 async def show_metrics() -> Response[bytes]:
     """Give what the processes of this machine count, for Prometheus."""
     text = await asyncio.to_thread(metrics.exposition, os.environ.get(metrics.FOLDER_VARIABLE))
-    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(text, media_type="text/plain; version=0.0.4")
 
 
 @get("/health/live", include_in_schema=False, sync_to_thread=False)
@@ -424,7 +508,7 @@ def create_app(
                     yield
 
     token = hashlib.sha256(api_token(settings).reveal().encode()).digest()
-    return Litestar(
+    app = Litestar(
         [
             register_sent,
             list_messages,
@@ -448,13 +532,16 @@ def create_app(
         ],
         lifespan=[lifespan],
         state=State({"settings": settings, "database": database}),
-        middleware=[lambda app: _Authorized(app, token)],
         exception_handlers={
             HTTPException: _problem,
             FileError: _unprocessable,
             match.Impossible: _unprocessable,
             reading.BadCursor: _bad_request,
             **dict.fromkeys(DATABASE_ERRORS, _unavailable),
+            # What PostgreSQL says of a value that it was given, such as a text with a NUL.
+            asyncpg.DataError: _unfit,
+            UnicodeError: _unfit,
+            RecursionError: _unfit,
             Exception: _internal,
         },
         openapi_config=OpenAPIConfig(
@@ -462,6 +549,8 @@ def create_app(
             version="1",
             # The document itself, and no page: pages of that kind load scripts from other hosts.
             render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
+            openapi_router=_Documents("/schema", route_handlers=[], include_in_schema=False),
+            use_handler_docstrings=True,
             components=Components(
                 security_schemes={"token": SecurityScheme(type="http", scheme="bearer")}
             ),
@@ -470,6 +559,18 @@ def create_app(
         logging_config=None,  # ours stands
         debug=False,
     )
+    # Around everything: Litestar's own middleware stands behind the look-up of the path.
+    app.asgi_handler = _Authorized(app.asgi_handler, token)
+    return app
+
+
+class _Documents(Router):
+    """Leaves out the page that Litestar has for what is not there: it is a problem, as everywhere."""
+
+    def register(self, value: ControllerRouterHandler) -> list[BaseRoute]:
+        if isinstance(value, HTTPRouteHandler) and value.media_type == MediaType.HTML:
+            return []
+        return super().register(value)
 
 
 class _Authorized:
@@ -482,18 +583,13 @@ class _Authorized:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (
             scope["type"] == ScopeType.WEBSOCKET
-            or scope["path"].startswith("/health/")
+            or scope["path"] in ("/health/live", "/health/ready")
             or self._admits(scope)
         ):
             await self._app(scope, receive, send)
             return
         body = msgspec.json.encode(
-            {
-                "type": "about:blank",
-                "title": "Unauthorized",
-                "status": 401,
-                "detail": "no API token",
-            }
+            ProblemDetails("about:blank", "Unauthorized", 401, "no API token, or another")
         )
         await send(
             {
@@ -533,9 +629,15 @@ async def _list(
             found = await page(connection, cursor, limit)
         return Response({"items": found.items, "next": found.next})
 
-    async def next_page(after: str | None) -> Page:
+    async def page_after(last: str | None) -> Page:
         async with state.pool.acquire() as connection:
-            return await page(connection, after or cursor, reading.MAX_LIMIT)
+            return await page(connection, last, reading.MAX_LIMIT)
+
+    # Before the answer begins: once it has, an error could only break it off.
+    first = await page_after(cursor)
+
+    async def next_page(last: str | None) -> Page:
+        return first if last is None else await page_after(last)
 
     rows = reading.every(next_page)
     disposition = {"content-disposition": f'attachment; filename="{name}.{shape}"'}
@@ -612,6 +714,21 @@ async def _spooled(upload: UploadFile) -> Path:
     return Path(file.name)
 
 
+def _time(name: str, text: str | None) -> datetime | None:
+    """Read a time of the query; a + of its offset that came unescaped is a blank."""
+    if text is None:
+        return None
+    try:
+        spelt = re.sub(r" (?=\d\d:\d\d$)", "+", text)
+        at: datetime = msgspec.convert(spelt, Annotated[datetime, msgspec.Meta(tz=True)])
+        return at.astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
+        detail = (
+            f"{name}: {text[:40]!r} is no time with an offset, such as 2026-10-01T00:00:00+08:00"
+        )
+        raise HTTPException(detail, status_code=400) from None
+
+
 def _account(state: State, name: str) -> AccountSettings:
     settings: AccountSettings | None = state.settings.accounts.get(name)
     if settings is None:
@@ -631,43 +748,60 @@ def _period(text: str) -> periods.Period:
         raise Unprocessable(str(error)) from None
 
 
-def _problem_response(status: int, title: str, detail: str) -> Response[Any]:
+def _problem_response(status: int, detail: str) -> Response[Any]:
     """Make an RFC 9457 problem."""
-    return Response(
-        {"type": "about:blank", "title": title, "status": status, "detail": detail},
-        status_code=status,
-        media_type="application/problem+json",
-    )
+    problem = ProblemDetails("about:blank", HTTPStatus(status).phrase, status, detail)
+    return Response(problem, status_code=status, media_type="application/problem+json")
+
+
+# What parameters of our functions are called outside.
+_SPELT = {"shape": "format", "callback_state": "state", "pull_state": "state", "data": "the body"}
+# What Litestar says without saying it.
+_UNSAID = {
+    "'data'": "is missing",
+    "Unsupported type: <class 'str'>": "is no file",
+    "Unsupported type: <class 'list'>": "is more than one file",
+}
 
 
 def _problem(_: object, error: HTTPException) -> Response[Any]:
     reasons = [
-        f"{where}: {what}" if where else what
+        f"{_SPELT.get(where, where)}: {_UNSAID.get(what, what)}" if where else what
         for extra in error.extra or []
         if isinstance(extra, dict)
         for where, what in [(extra.get("key"), extra.get("message", ""))]
     ]
-    title = error.detail.partition("\n")[0]
+    detail = "; ".join(reasons) or error.detail.partition("\n")[0]
     if error.status_code >= 500:
-        title, reasons = "Internal Server Error", []
-    return _problem_response(error.status_code, type(error).__name__, "; ".join(reasons) or title)
+        detail = HTTPStatus(error.status_code).phrase
+    answer = _problem_response(error.status_code, detail)
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 def _unprocessable(_: object, error: Problem) -> Response[Any]:
-    return _problem_response(422, "Unprocessable", str(error))
+    return _problem_response(422, str(error))
 
 
 def _bad_request(_: object, error: Exception) -> Response[Any]:
-    return _problem_response(400, "Bad Request", str(error))
+    return _problem_response(400, str(error))
+
+
+def _unfit(_: object, error: Exception) -> Response[Any]:
+    log.warning("api.unfit", error=type(error).__name__)
+    return _problem_response(
+        400,
+        "a text that is not UTF-8 or has a NUL, a number or time out of range, or too many brackets",
+    )
 
 
 def _unavailable(_: object, error: Exception) -> Response[Any]:
     log.error("database.away", error=type(error).__name__)
-    answer = _problem_response(503, "Service Unavailable", "the database is away; try again")
+    answer = _problem_response(503, "the database is away; try again")
     answer.headers["retry-after"] = "5"
     return answer
 
 
 def _internal(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     log.exception("api.failed", route=request.scope["path"].split("?")[0], exc_info=error)
-    return _problem_response(500, "Internal Server Error", "the log says more")
+    return _problem_response(500, "the log says more")

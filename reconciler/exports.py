@@ -3,8 +3,11 @@
 No cell can start a formula: a text that a spreadsheet would compute is marked as text.
 """
 
+import asyncio
 import csv
 import io
+import re
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +17,10 @@ import msgspec
 import xlsxwriter
 
 XLSX_ROWS = 1_048_575  # a sheet's limit, less the headings
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+XLSX_CHARACTERS = 32_767  # a cell's limit
+# What spreadsheets compute, also in full width, where Chinese and Japanese ones do; they skip blanks.
+_FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
 
 
 class TooLong(Exception):
@@ -30,7 +36,7 @@ def safe(value: Any) -> Any:
     if isinstance(value, int):
         return value
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    if text.startswith(_FORMULA) and not _is_number(text):
+    if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
         return "'" + text
     return text
 
@@ -53,18 +59,24 @@ async def csv_chunks(
 
 
 async def xlsx_file(columns: Sequence[str], rows: AsyncIterator[Mapping[str, Any]]) -> Path:
-    """Write the rows to a temporary XLSX file and return its path; the caller removes it.
+    """Write the rows to a temporary XLSX file and return its path; `file_chunks` removes it.
 
     Raises `TooLong`.
     """
-    with tempfile.NamedTemporaryFile(prefix="huizhi-", suffix=".xlsx", delete=False) as file:
-        path = Path(file.name)
+    folder = Path(tempfile.mkdtemp(prefix="huizhi-"))
+    path = folder / "list.xlsx"
+    book = xlsxwriter.Workbook(
+        path,
+        {
+            "constant_memory": True,
+            "strings_to_formulas": False,
+            "strings_to_urls": False,
+            "tmpdir": str(folder),
+        },
+    )
+    sheet = book.add_worksheet()
+    rows_so_far: Any = sheet.row_data_fh
     try:
-        book = xlsxwriter.Workbook(
-            path,
-            {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False},
-        )
-        sheet = book.add_worksheet()
         sheet.freeze_panes(1, 0)
         sheet.write_row(0, 0, columns, book.add_format({"bold": True}))
         line = 0
@@ -73,27 +85,23 @@ async def xlsx_file(columns: Sequence[str], rows: AsyncIterator[Mapping[str, Any
             if line > XLSX_ROWS:
                 raise TooLong(f"more than {XLSX_ROWS:,} rows: ask for csv")
             for position, name in enumerate(columns):
-                sheet.write(line, position, safe(row[name]))
-        book.close()
+                cell = safe(row[name])
+                sheet.write(
+                    line, position, cell[:XLSX_CHARACTERS] if isinstance(cell, str) else cell
+                )
+        await asyncio.to_thread(book.close)
     except BaseException:
-        path.unlink(missing_ok=True)  # noqa: ASYNC240  quick, and nothing else to do
+        rows_so_far.close()
+        shutil.rmtree(folder)
         raise
     return path
 
 
 def file_chunks(path: Path) -> Iterator[bytes]:
-    """Yield the file's bytes and remove it."""
+    """Yield the bytes of a file of `xlsx_file`, and remove it with its folder."""
     try:
         with path.open("rb") as file:
             while chunk := file.read(65_536):
                 yield chunk
     finally:
-        path.unlink(missing_ok=True)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        shutil.rmtree(path.parent)

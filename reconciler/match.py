@@ -6,7 +6,7 @@ module brings the rules to it (period, tariffs, the clock) and makes the result 
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -28,8 +28,10 @@ KINDS = (
     "reports_contradict",
     "report_missing",
 )
-# Beyond any time that a message can have: an open end that every PostgreSQL driver can carry.
+# Beyond any time that a message can have: open ends that every PostgreSQL driver can carry.
 _OPEN_END = date(9000, 1, 1)
+_OPEN_START = date(1900, 1, 1)
+_EXACT = Context(prec=100)  # the usual 28 digits would round a difference
 
 
 class Impossible(Problem):
@@ -56,7 +58,7 @@ async def reconcile(
     account = settings.account.name
     starts, ends = period.bounds(settings.account.zone)
     currency = _currency(settings, period)
-    tariffs = _tariff_columns(settings)
+    tariffs = _tariff_columns(settings, currency)
     run = uuid4()
     async with connection.transaction(isolation="repeatable_read"):
         statement = await connection.fetchrow(
@@ -73,7 +75,8 @@ async def reconcile(
             QUERIES["take_lines"], statement["id"], account, starts, ends, *tariffs
         )
         await connection.execute(QUERIES["analyze_run"])
-        await _check(connection, settings, period)
+        troubles = await connection.fetchrow(QUERIES["run_troubles"], statement["id"], starts)
+        _check(settings, period, currency, troubles)
         await connection.execute(QUERIES["add_discrepancies"], run)
         result = await _result(connection, run, account, period, currency)
         await connection.execute(
@@ -90,19 +93,20 @@ async def reconcile(
     return result
 
 
-async def _check(connection: Any, settings: AccountSettings, period: Period) -> None:
-    troubles = await connection.fetchrow(QUERIES["run_troubles"])
-    name = settings.account.name
+def _check(settings: AccountSettings, period: Period, currency: str, troubles: Any) -> None:
+    name, zone = settings.account.name, settings.account.zone
     if (at := troubles["untariffed_message"]) is not None:
-        day = at.astimezone(settings.account.zone).date()
+        day = at.astimezone(zone).date()
         raise Impossible(f"{name} has no tariff for {day}, when it sent messages")
     if (line := troubles["ambiguous_line"]) is not None:
         raise Impossible(
             f"{name}'s statement for {period}: line {line} has no phone and its id names several messages"
         )
     if (line := troubles["unpriced_line"]) is not None:
+        day = troubles["unpriced_at"].astimezone(zone).date()
         raise Impossible(
-            f"{name}'s statement for {period}: line {line} has no amount, and its day no tariff"
+            f"{name}'s statement for {period}: line {line} has no amount, and its day, {day}, "
+            f"no tariff in {currency}"
         )
 
 
@@ -139,7 +143,7 @@ async def _result(
         },
         "difference": {
             "segments": lines["segments"] - messages["owed_segments"],
-            "amount": money(lines["amount"] - messages["owed_amount"]),
+            "amount": money(_EXACT.subtract(lines["amount"], messages["owed_amount"])),
         },
         "messages": {
             name: messages[name] for name in ("matched", "discrepant", "not_billed", "not_charged")
@@ -182,13 +186,14 @@ def _spans(tariffs: Sequence[Tariff]) -> list[tuple[Tariff, date]]:
     return list(zip(tariffs, ends, strict=True))
 
 
-def _tariff_columns(settings: AccountSettings) -> tuple[list[Any], ...]:
+def _tariff_columns(settings: AccountSettings, currency: str) -> tuple[list[Any], ...]:
+    """Return first and last moments, prices and bases; another currency's price is no price here."""
     zone = settings.account.zone
     spans = _spans(settings.tariffs)
     return (
-        [day_start(tariff.start, zone) for tariff, _ in spans],
-        [day_start(ends, zone) for _, ends in spans],
-        [tariff.price for tariff, _ in spans],
+        [day_start(max(tariff.start, _OPEN_START), zone) for tariff, _ in spans],
+        [day_start(max(ends, _OPEN_START), zone) for _, ends in spans],
+        [tariff.price if tariff.currency == currency else None for tariff, _ in spans],
         [tariff.basis for tariff, _ in spans],
     )
 

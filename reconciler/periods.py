@@ -7,8 +7,10 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-_MONTH = re.compile(r"(\d{4})-(\d{2})")
-_DAYS = re.compile(r"(\d{4}-\d{2}-\d{2})\.\.(\d{4}-\d{2}-\d{2})")
+_MONTH = re.compile(r"(\d{4})-(\d{2})", re.ASCII)
+_DAYS = re.compile(r"(\d{4}-\d{2}-\d{2})\.\.(\d{4}-\d{2}-\d{2})", re.ASCII)
+# Whose days no clock runs out of, in any zone.
+_YEARS = range(2000, 9000)
 
 
 class Period(msgspec.Struct, frozen=True):
@@ -30,14 +32,16 @@ class Period(msgspec.Struct, frozen=True):
 
 def parse(text: str) -> Period:
     """Read `2026-10` or `2026-10-01..2026-10-15`; raises ValueError with one line."""
-    complaint = f"{text!r} is no period, such as 2026-10 or 2026-10-01..2026-10-15"
+    complaint = f"{text[:40]!r} is no period, such as 2026-10 or 2026-10-01..2026-10-15"
     try:
         if month := _MONTH.fullmatch(text):
-            return _month(int(month[1]), int(month[2]))
-        if days := _DAYS.fullmatch(text):
+            period = _month(int(month[1]), int(month[2]))
+        elif days := _DAYS.fullmatch(text):
             period = Period(date.fromisoformat(days[1]), date.fromisoformat(days[2]))
         else:
-            raise ValueError(complaint)
+            raise ValueError
+        if period.first.year not in _YEARS or period.last.year not in _YEARS:
+            raise ValueError
     except ValueError:
         raise ValueError(complaint) from None
     if period.last < period.first:

@@ -151,6 +151,8 @@ async def messages(
         )
     elif phone is not None:
         rows = await connection.fetch(QUERIES["list_messages_of_phone"], *common, phone)
+    elif filters.reference is not None:
+        rows = await connection.fetch(QUERIES["list_messages_of_reference"], *common)
     else:
         rows = await connection.fetch(QUERIES["list_messages"], *common)
     return _page(rows, limit, _message, lambda row: cursor_of(row["sent_at"], row["id"]))
@@ -226,8 +228,16 @@ async def callbacks(
 ) -> Page:
     """List pushed callbacks, the newest first; their id is their digest in hex."""
     at, last = key_of(cursor, datetime, bytes)
+    few = state in ("quarantined", "recorded")
     rows = await connection.fetch(
-        QUERIES["list_callbacks"], list(accounts), state, since, until, at, last, limit + 1
+        QUERIES["list_callbacks_left"] if few else QUERIES["list_callbacks"],
+        list(accounts),
+        state,
+        since,
+        until,
+        at,
+        last,
+        limit + 1,
     )
     return _page(
         rows,

@@ -1,6 +1,8 @@
 """The ledger from files: CSV, XLSX and NDJSON, some thousand rows at a time."""
 
+import codecs
 import re
+from collections import deque
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import msgspec
 
 from reconciler import ledger
-from reconciler.tables import Columns, FileError, Row, rows
+from reconciler.tables import Columns, FileError, Row, moment, rows
 from runtime.settings import Settings
 
 CHUNK_ROWS = 5_000
@@ -91,6 +93,8 @@ def _decoded(
     if path.suffix.lower() in (".ndjson", ".jsonl"):
         yield from _ndjson(path, defaults)
         return
+    # Once to its end before anything is registered, so that a file that breaks off is refused whole.
+    deque(rows(path, path.name), maxlen=0)
     source = rows(path, path.name)
     header = next(source, None)
     if header is None:
@@ -110,6 +114,7 @@ def _ndjson(
     try:
         with path.open("rb") as file:
             for line, text in enumerate(file, start=1):
+                text = text.removeprefix(codecs.BOM_UTF8) if line == 1 else text
                 if not text.strip():
                     continue
                 try:
@@ -140,12 +145,10 @@ def _values(
         values["segments"] = int(values["segments"])
     if "sent_at" in values:
         account = settings.accounts.get(values.get("account", default_account) or "")
+        # A file's time without a zone is the account's local time.
+        zone = settings.timezone if account is None else account.account.zone
         try:
-            at = datetime.fromisoformat(values["sent_at"].replace("/", "-"))
+            values["sent_at"] = moment(values["sent_at"], zone).isoformat()
         except ValueError:
             raise ValueError("sent_at is not a time such as 2026-10-01 09:30:00") from None
-        if at.tzinfo is None and account is not None:
-            # A file's time without a zone is the account's local time.
-            at = at.replace(tzinfo=account.account.zone)
-        values["sent_at"] = at.isoformat()
     return values

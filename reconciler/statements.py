@@ -4,20 +4,23 @@ A file is read into the database as it stands, each line with its number in the 
 is decided by reconciliation. The same file again changes nothing; a corrected file is a new version.
 """
 
+import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime
-from decimal import Decimal
+from decimal import Context, Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import msgspec
 
 from gateways.phone import normalise
 from reconciler.periods import Period
-from reconciler.tables import Columns, FileError, Row, rows
+from reconciler.tables import Columns, FileError, Row, moment, rows
 from runtime.identity import message_id, shard_of
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings, Settings
@@ -55,6 +58,9 @@ FIELDS = tuple(GENERIC)
 REQUIRED = ("vendor_message_id", "segments")
 _MAX_ID = 128
 _MAX_SEGMENTS = 1_000_000
+_MAX_DIGITS = 30
+_CHUNK_LINES = 1_000
+_EXACT = Context(prec=100)  # the usual 28 digits would round a sum
 
 # What a row is headed with that bills nothing and adds up the rows above it.
 _TOTALS = frozenset({"合计", "总计", "总共", "汇总", "总额", "total", "totals", "sum"})
@@ -62,10 +68,6 @@ _TOTALS = frozenset({"合计", "总计", "总共", "汇总", "总额", "total", 
 _SCIENTIFIC = re.compile(r"-?\d(\.\d+)?[eE]\+\d+")
 _WHOLE = re.compile(r"\d{1,3}(?:,\d{3})+|\d+(?:\.0+)?")
 _DECIMAL = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d{1,12})?")
-_TIME = re.compile(
-    r"(\d{4})[-/.年](\d{1,2})[-/.月](\d{1,2})日?(?:[ T]+(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.\d+)?)?)?"
-    r"(Z|[+-]\d{2}:?\d{2})?"
-)
 
 
 class Statement(msgspec.Struct, kw_only=True):
@@ -128,7 +130,9 @@ async def import_file(
 
     All or nothing: raises `FileError` naming file, line and column, and then nothing has changed.
     """
-    file_digest = await _file_digest(path, file_name)
+    # As evidence and in complaints, wherever the name came from.
+    file_name = "".join(c if c.isprintable() else "\ufffd" for c in file_name)[:200]
+    file_digest = await asyncio.to_thread(_file_digest, path, file_name)
     name = account.account.name
     async with connection.transaction():
         await connection.execute(QUERIES["lock_statements"], name, period.first, period.last)
@@ -149,22 +153,27 @@ async def import_file(
         )
         statement = uuid4()
         totals = _Totals()
-        await connection.copy_records_to_table(
-            "lines",
-            records=_records(account, statement, path, file_name, dict(columns), totals),
-            columns=(
-                "shard",
-                "statement_id",
-                "line",
-                "message_id",
-                "vendor_message_id",
-                "phone",
-                "segments",
-                "amount",
-                "sent_at",
-                "status",
-            ),
-        )
+        try:
+            await connection.copy_records_to_table(
+                "lines",
+                records=_in_chunks(
+                    _records(account, statement, path, file_name, dict(columns), totals)
+                ),
+                columns=(
+                    "shard",
+                    "statement_id",
+                    "line",
+                    "message_id",
+                    "vendor_message_id",
+                    "phone",
+                    "segments",
+                    "amount",
+                    "sent_at",
+                    "status",
+                ),
+            )
+        except asyncpg.DataError:
+            raise FileError(file_name, "holds a text that cannot be stored") from None
         if totals.lines == 0:
             raise FileError(file_name, "has headings but no lines")
         ambiguous = await connection.fetchval(QUERIES["ambiguous_line"], statement, name)
@@ -196,7 +205,7 @@ async def import_file(
     )
 
 
-async def _file_digest(path: Path, file_name: str) -> bytes:
+def _file_digest(path: Path, file_name: str) -> bytes:
     sha = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -207,14 +216,21 @@ async def _file_digest(path: Path, file_name: str) -> bytes:
     return sha.digest()
 
 
-async def _records(
+async def _in_chunks(records: Iterator[tuple[Any, ...]]) -> AsyncIterator[tuple[Any, ...]]:
+    """Read in threads: the loop also answers the API and renews leases, and large files take a while."""
+    while chunk := await asyncio.to_thread(lambda: list(islice(records, _CHUNK_LINES))):
+        for record in chunk:
+            yield record
+
+
+def _records(
     account: AccountSettings,
     statement: UUID,
     path: Path,
     file_name: str,
     known: dict[str, tuple[str, ...]],
     totals: _Totals,
-) -> AsyncIterator[tuple[Any, ...]]:
+) -> Iterator[tuple[Any, ...]]:
     name = account.account.name
     source = rows(path, file_name)
     header = next(source, None)
@@ -227,7 +243,7 @@ async def _records(
             raise FileError(
                 file_name, f"comes after the totals in line {ended.line}", line=row.line
             )
-        if any(cell.rstrip(":：").lower() in _TOTALS for cell in row.cells):
+        if _is_totals(row, columns):
             _check_totals(row, columns, totals)
             ended = row
             continue
@@ -235,7 +251,7 @@ async def _records(
         totals.lines += 1
         totals.segments += line.segments
         if line.amount is not None:
-            totals.amount = (totals.amount or Decimal(0)) + line.amount
+            totals.amount = _EXACT.add(totals.amount or Decimal(0), line.amount)
         yield (
             shard_of(name, line.vendor_message_id),
             statement,
@@ -248,6 +264,16 @@ async def _records(
             line.sent_at,
             line.status,
         )
+
+
+def _is_totals(row: Row, columns: Columns) -> bool:
+    """Tell the file's own totals by a word for them; a row that names a message is a line all the same."""
+    id = columns.get(row, "vendor_message_id")
+    return (not id or _says_total(id)) and any(map(_says_total, row.cells))
+
+
+def _says_total(cell: str) -> bool:
+    return cell.rstrip(":：").lower() in _TOTALS
 
 
 def _check_totals(row: Row, columns: Columns, totals: _Totals) -> None:
@@ -303,7 +329,7 @@ def _phone(row: Row, columns: Columns) -> str | None:
 
 def _segments(row: Row, columns: Columns, limit: int | None = _MAX_SEGMENTS) -> int:
     text = columns.get(row, "segments")
-    if not _WHOLE.fullmatch(text):
+    if len(text) > _MAX_DIGITS or not _WHOLE.fullmatch(text):
         raise columns.error(row, "segments", f"{text[:40]!r} is not a whole number")
     number = int(text.replace(",", "").partition(".")[0])
     if limit is not None and number > limit:
@@ -316,7 +342,7 @@ def _amount(row: Row, columns: Columns) -> Decimal | None:
     if not text:
         return None
     plain = text.removeprefix("¥").removeprefix("￥").removesuffix("元").strip()
-    if not _DECIMAL.fullmatch(plain) or len(plain) > 30:
+    if not _DECIMAL.fullmatch(plain) or len(plain) > _MAX_DIGITS:
         raise columns.error(row, "amount", f"{text[:40]!r} is not a decimal amount")
     return Decimal(plain.replace(",", ""))
 
@@ -325,14 +351,7 @@ def _sent_at(row: Row, columns: Columns, account: AccountSettings) -> datetime |
     text = columns.get(row, "sent_at")
     if not text:
         return None
-    matched = _TIME.fullmatch(text)
     try:
-        if matched is None:
-            raise ValueError
-        numbers = [int(group or 0) for group in matched.groups()[:6]]
-        at = datetime(*numbers, tzinfo=account.account.zone)  # type: ignore[arg-type,misc]
-        if offset := matched[7]:
-            at = datetime.fromisoformat(at.replace(tzinfo=None).isoformat() + offset)
+        return moment(text, account.account.zone)
     except ValueError:
         raise columns.error(row, "sent_at", f"{text[:40]!r} is not a time") from None
-    return at

@@ -5,10 +5,15 @@ Rows come out one at a time with their line in the file, so that every complaint
 
 import codecs
 import csv
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 import python_calamine
 
@@ -18,6 +23,13 @@ CHUNK_BYTES = 1 << 20
 MAX_FIELD_CHARACTERS = 100_000
 # The most cells that are read into memory from a spreadsheet, about 300 MB.
 MAX_XLSX_CELLS = 6_000_000
+MAX_XLSX_BYTES = 1 << 30
+_TIME = re.compile(
+    r"(\d{4})[-/.年](\d{1,2})[-/.月](\d{1,2})日?(?:[ T]+(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.\d+)?)?)?"
+    r"(Z|[+-]\d{2}:?\d{2})?"
+)
+_CELL = re.compile(rb"<(?:[\w.-]+:)?(?:(row)|c)(?=[\s/>])([^>]*)>")
+_PLACE = re.compile(rb"""\br=["']([A-Z]{0,3})(\d{1,7})["']""")
 _DELIMITERS = (",", "\t", ";")
 
 
@@ -68,7 +80,9 @@ def _csv_rows(path: Path, name: str) -> Iterator[tuple[int, list[str]]]:
     encoding = _encoding(path, name)
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     with path.open(encoding=encoding, newline="") as file:
-        first = file.readline(MAX_FIELD_CHARACTERS)
+        first = "\n"
+        while first.isspace():
+            first = file.readline(MAX_FIELD_CHARACTERS)
         file.seek(0)
         delimiter = max(_DELIMITERS, key=first.count)
         reader = csv.reader(file, delimiter=delimiter, strict=True)
@@ -105,23 +119,90 @@ def _encoding(path: Path, name: str) -> str:
 
 def _xlsx_rows(path: Path, name: str) -> Iterator[tuple[int, list[str]]]:
     try:
-        book = python_calamine.load_workbook(path)
-        sheet = book.get_sheet_by_index(0)
-    except (python_calamine.CalamineError, zipfile.BadZipFile, OSError, IndexError):
+        with zipfile.ZipFile(path) as book:
+            # Before it is read: the reader takes memory for the whole rectangle between the first cell
+            # and the last, and a stray cell in the last corner would end this process.
+            if _cells(book) > MAX_XLSX_CELLS or _bytes(book) > MAX_XLSX_BYTES:
+                raise FileError(name, f"spans more than {MAX_XLSX_CELLS:,} cells; save it as CSV")
+        sheet = python_calamine.load_workbook(path).get_sheet_by_index(0)
+    except (
+        python_calamine.CalamineError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        IndexError,
+        NotImplementedError,
+        OSError,
+        RuntimeError,
+        ValueError,
+    ):
         raise FileError(name, "is not an XLSX workbook that can be read") from None
-    if sheet.total_height * sheet.total_width > MAX_XLSX_CELLS:
-        raise FileError(name, f"has more than {MAX_XLSX_CELLS:,} cells; save it as CSV")
-    first = sheet.start[0] if sheet.start else 0
-    for line, cells in enumerate(sheet.iter_rows(), start=first + 1):
+    for line, cells in enumerate(sheet.iter_rows(), start=1):
         yield line, [_cell_text(cell) for cell in cells]
 
 
+def _bytes(book: zipfile.ZipFile) -> int:
+    return sum(part.file_size for part in book.infolist())
+
+
+def _cells(book: zipfile.ZipFile) -> int:
+    """Return how many cells the rectangle of the largest sheet has, counting cells with a value."""
+    most = 0
+    for part in book.namelist():
+        if not part.startswith("xl/worksheets/") or not part.endswith(".xml"):
+            continue
+        row = column = height = width = 0
+        with book.open(part) as file:
+            left = b""
+            while chunk := file.read(CHUNK_BYTES):
+                text = left + chunk
+                end = 0
+                for tag in _CELL.finditer(text):
+                    end = tag.end()
+                    place = _PLACE.search(tag[2])
+                    if tag[1]:
+                        row, column = int(place[2]) if place else row + 1, 0
+                        continue
+                    row, column = (int(place[2]), _column(place[1])) if place else (row, column + 1)
+                    if not tag[2].endswith(b"/"):
+                        height, width = max(height, row), max(width, column)
+                left = text[max(end, len(text) - 1000) :]
+        most = max(most, height * width)
+    return most
+
+
+def _column(letters: bytes) -> int:
+    number = 0
+    for letter in letters:
+        number = number * 26 + letter - 64
+    return number
+
+
 def _cell_text(cell: object) -> str:
-    """Return a cell as a person sees it: a whole number without the .0 that spreadsheets store."""
-    if isinstance(cell, float):
-        # Past 15 digits a spreadsheet has already rounded: written out, so that nobody takes it for exact.
-        return str(int(cell)) if cell.is_integer() and abs(cell) < 1e15 else repr(cell)
-    return str(cell)
+    """Return a cell as a person sees it: numbers to 15 digits, whole ones without the .0."""
+    if not isinstance(cell, float):
+        return str(cell)
+    if abs(cell) >= 1e15:
+        # Rounded by the spreadsheet already: written so that nobody takes it for exact.
+        return f"{cell:e}"
+    if cell.is_integer():
+        return str(int(cell))
+    # 3 times 0.035 is stored as 0.10500000000000001.
+    return format(Decimal(f"{cell:.15g}"), "f")
+
+
+def moment(text: str, zone: ZoneInfo) -> datetime:
+    """Return a cell's date or time; one without an offset is in `zone`. Raises ValueError."""
+    matched = _TIME.fullmatch(text)
+    if matched is None:
+        raise ValueError(text)
+    year, month, day, hour, minute, second = (int(group or 0) for group in matched.groups()[:6])
+    at = datetime(year, month, day, hour, minute, second, tzinfo=zone)
+    if offset := matched[7]:
+        at = datetime.fromisoformat(at.replace(tzinfo=None).isoformat() + offset)
+    if not 2000 <= at.year <= 9000:
+        raise ValueError(text)
+    return at
 
 
 class Columns:

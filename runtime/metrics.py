@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -60,6 +60,12 @@ def exposition(folder: str | None) -> bytes:
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
+
+
+def forget(pid: int, folder: str | None) -> None:
+    """Leave out of `exposition` what a process had waiting that is no more; its counts stay."""
+    if folder is not None:
+        mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
 
 
 def clean_folder(folder: Path) -> None:

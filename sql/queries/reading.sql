@@ -71,6 +71,32 @@ WHERE
 ORDER BY m.sent_at DESC, m.id DESC
 LIMIT $8;
 
+-- name: list_messages_of_reference
+-- Lists messages of our own reference, of some accounts.
+SELECT
+    m.id,
+    m.account,
+    m.vendor_message_id,
+    m.phone,
+    m.status,
+    m.segments,
+    m.sent_at,
+    m.reported_at,
+    m.vendor_code,
+    m.reason,
+    m.reference,
+    m.contradicted
+FROM messages AS m
+WHERE
+    m.reference = $2
+    AND m.account = ANY($1::text[])
+    AND ($3::text IS NULL OR m.status = $3)
+    AND ($4::timestamptz IS NULL OR m.sent_at >= $4)
+    AND ($5::timestamptz IS NULL OR m.sent_at < $5)
+    AND ($6::timestamptz IS NULL OR (m.sent_at, m.id) < ($6, $7::uuid))
+ORDER BY m.sent_at DESC, m.id DESC
+LIMIT $8;
+
 -- name: list_messages_of_vendor_id
 -- Lists the messages that a vendor's id names, of some accounts; the shards are those of the id.
 SELECT
@@ -225,6 +251,46 @@ CROSS JOIN LATERAL (
 LEFT JOIN batches AS b ON c.batch_id = b.id
 LEFT JOIN quarantine AS q ON c.digest = q.digest
 ORDER BY c.received_at DESC, c.digest DESC
+LIMIT $7;
+
+-- name: list_callbacks_left
+-- Lists pushed callbacks of some accounts that are quarantined, or recorded and not settled yet: few among
+-- many, so these are looked for and not all the others passed over.
+SELECT
+    r.digest,
+    r.account,
+    r.received_at,
+    r.last_received_at,
+    r.deliveries,
+    r.method,
+    r.headers,
+    r.peer,
+    length(r.body) AS bytes,
+    f.reason,
+    $2 AS state
+FROM (
+    SELECT
+        q.digest,
+        q.reason
+    FROM quarantine AS q
+    WHERE $2 = 'quarantined' AND q.account = ANY($1::text[])
+    UNION ALL
+    SELECT
+        u.digest,
+        NULL
+    FROM batches AS b
+    INNER JOIN records AS u ON b.id = u.batch_id
+    LEFT JOIN quarantine AS q ON u.digest = q.digest
+    WHERE $2 = 'recorded' AND b.settled_at IS NULL AND q.digest IS NULL
+) AS f
+INNER JOIN records AS r ON f.digest = r.digest
+WHERE
+    r.account = ANY($1::text[])
+    AND r.source = 'push'
+    AND ($3::timestamptz IS NULL OR r.received_at >= $3)
+    AND ($4::timestamptz IS NULL OR r.received_at < $4)
+    AND ($5::timestamptz IS NULL OR (r.received_at, r.digest) < ($5, $6::bytea))
+ORDER BY r.received_at DESC, r.digest DESC
 LIMIT $7;
 
 -- name: record_body

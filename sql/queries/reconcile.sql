@@ -161,14 +161,27 @@ LEFT JOIN
     ON n.priced_at >= t.starts AND n.priced_at < t.ends;
 
 -- name: run_troubles
--- Finds what makes a run impossible: a day without a tariff, a line that names several messages.
+-- Finds what makes a run of statement $1, of a period from $2 on, impossible: a day without a tariff, a line
+-- that names several messages.
 SELECT
+    u.line AS unpriced_line,
+    u.priced_at AS unpriced_at,
     (SELECT min(m.sent_at) FROM run_messages AS m WHERE m.price IS NULL) AS untariffed_message,
-    (SELECT min(l.line) FROM run_lines AS l WHERE l.amount IS NULL) AS unpriced_line,
     (
         SELECT min(d.line)
         FROM (SELECT l.line FROM run_lines AS l GROUP BY l.line HAVING count(*) > 1) AS d
-    ) AS ambiguous_line;
+    ) AS ambiguous_line
+FROM (VALUES (1)) AS always (one)
+LEFT JOIN (
+    SELECT
+        r.line,
+        coalesce(r.sent_at, l.sent_at, $2::timestamptz) AS priced_at
+    FROM run_lines AS r
+    INNER JOIN lines AS l ON r.line = l.line AND r.shard = l.shard
+    WHERE r.amount IS NULL AND l.statement_id = $1
+    ORDER BY r.line
+    LIMIT 1
+) AS u ON TRUE;
 
 -- name: add_discrepancies
 -- Keeps every discrepancy of the run, numbered in an order that a rerun repeats.

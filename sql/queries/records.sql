@@ -102,7 +102,7 @@ ORDER BY batch_id, digest;
 -- Marks batches whose every record is parsed, folded or quarantined.
 UPDATE batches
 SET settled_at = $2
-WHERE id = ANY($1::bigint[]) AND settled_at IS NULL;
+WHERE id = ANY($1::bigint[]);
 
 -- name: probe
 -- Proves, in a transaction that is rolled back, that a callback could be stored.

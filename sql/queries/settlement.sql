@@ -82,28 +82,43 @@ ORDER BY m.shard, m.id
 FOR NO KEY UPDATE OF m;
 
 -- name: settle_messages
--- Folds all reports of the given messages into their state; run it after lock_messages, in one transaction.
--- Only final reports decide: the earliest by the vendor's time stands (without a time: last; a tie goes to
--- 'delivered', then to the fingerprint, so that arrival order never matters).
+-- Folds all reports of the given messages into their state; run it after lock_messages, in one transaction,
+-- for the messages that it returned. Only final reports decide: the earliest by the vendor's time stands
+-- (without a time: last; a tie goes to 'delivered', then to the fingerprint, so that arrival order never
+-- matters).
 WITH touched AS (
     SELECT DISTINCT u.shard, u.id
     FROM unnest($1::integer[], $2::uuid[]) AS u (shard, id)
 ),
 
-folded AS (
-    SELECT DISTINCT ON (r.shard, r.message_id)
+-- Materialized and by the whole key, so that the many orphans of other messages are never looked at.
+known AS MATERIALIZED (
+    SELECT
         r.shard,
         r.message_id,
+        r.fingerprint,
         r.status,
         r.vendor_code,
         r.reason,
         r.reported_at,
-        min(r.status) OVER message <> max(r.status) OVER message AS contradicted
+        r.orphan
     FROM touched AS t
     INNER JOIN reports AS r ON t.shard = r.shard AND t.id = r.message_id
-    WHERE r.status IN ('delivered', 'failed')
-    WINDOW message AS (PARTITION BY r.shard, r.message_id)
-    ORDER BY r.shard, r.message_id, r.reported_at NULLS LAST, r.status, r.fingerprint
+),
+
+folded AS (
+    SELECT DISTINCT ON (k.shard, k.message_id)
+        k.shard,
+        k.message_id,
+        k.status,
+        k.vendor_code,
+        k.reason,
+        k.reported_at,
+        min(k.status) OVER message <> max(k.status) OVER message AS contradicted
+    FROM known AS k
+    WHERE k.status IN ('delivered', 'failed')
+    WINDOW message AS (PARTITION BY k.shard, k.message_id)
+    ORDER BY k.shard, k.message_id, k.reported_at NULLS LAST, k.status, k.fingerprint
 ),
 
 settled AS (
@@ -132,9 +147,12 @@ awaited AS (
 joined AS (
     UPDATE reports AS r
     SET orphan = FALSE
-    FROM touched AS t
-    INNER JOIN messages AS m ON t.shard = m.shard AND t.id = m.id
-    WHERE r.shard = t.shard AND r.message_id = t.id AND r.orphan
+    FROM known AS k
+    WHERE
+        k.orphan
+        AND r.shard = k.shard
+        AND r.message_id = k.message_id
+        AND r.fingerprint = k.fingerprint
 )
 
 SELECT count(*) AS settled
@@ -151,10 +169,16 @@ LIMIT $1;
 
 -- name: joinable_orphans_of
 -- Finds which of the given, newly known messages have reports that came before them.
-SELECT DISTINCT r.shard, r.message_id
+SELECT
+    t.shard,
+    t.id AS message_id
 FROM unnest($1::integer[], $2::uuid[]) AS t (shard, id)
-INNER JOIN reports AS r ON t.shard = r.shard AND t.id = r.message_id
-WHERE r.orphan;
+CROSS JOIN LATERAL (
+    SELECT 1
+    FROM reports AS r
+    WHERE r.shard = t.shard AND r.message_id = t.id AND r.orphan
+    LIMIT 1 -- and no join: it would read every orphan that there is
+) AS early;
 
 -- name: add_inbound
 -- Adds inbound messages; one known already changes nothing.

@@ -1,0 +1,355 @@
+"""Interface section 6 once more, in plain loops: what a reconciliation must come to.
+
+Written from the contract and not from our SQL, and slow: it looks at every message for every line.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from decimal import Context, Decimal, Inexact
+from typing import Any, Literal, NamedTuple
+from zoneinfo import ZoneInfo
+
+# Wide enough for any sum here; a rounding would be an error of the oracle.
+EXACT = Context(prec=200, traps=[Inexact])
+
+KINDS = (
+    "billed_not_sent",
+    "billed_not_delivered",
+    "billed_twice",
+    "billed_out_of_period",
+    "segments_differ",
+    "price_differs",
+    "not_billed",
+    "reports_contradict",
+    "report_missing",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The vendor's word; `at` None: it gave no time."""
+
+    status: Literal["delivered", "failed", "pending", "unknown"]
+    at: datetime | None
+
+
+@dataclass(frozen=True)
+class Message:
+    """A registered message; phones in any spelling."""
+
+    id: str
+    phone: str
+    sent_at: datetime
+    segments: int
+    reports: tuple[Report, ...] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the bill, by its number in the file."""
+
+    number: int
+    id: str
+    phone: str | None
+    segments: int
+    amount: Decimal | None
+    sent_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Tariff:
+    start: date
+    price: Decimal
+    basis: Literal["delivered", "submitted"]
+    currency: str = "CNY"
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that a reconciliation depends on."""
+
+    zone: ZoneInfo
+    first: date
+    last: date
+    tariffs: tuple[Tariff, ...]
+    messages: tuple[Message, ...]
+    lines: tuple[Line, ...]
+    now: datetime
+    poll_until_hours: int
+
+
+class Found(NamedTuple):
+    """A discrepancy."""
+
+    kind: str
+    id: str
+    phone: str | None
+    line: int | None
+    segments: int
+    amount: Decimal
+
+
+@dataclass
+class Impossible(Exception):
+    """It cannot be reconciled; what says so must name all that stands in one of these."""
+
+    names: list[tuple[str, ...]] = field(default_factory=list)
+
+    def named_in(self, text: str) -> bool:
+        return any(all(name in text for name in names) for names in self.names)
+
+
+def digits(phone: str) -> str:
+    """The number itself, however it is spelt."""
+    found = "".join(character for character in phone if character in "0123456789")
+    while found[:2] == "00":
+        found = found[2:]
+    if len(found) == 13 and found[:3] == "861":
+        found = found[2:]
+    return found
+
+
+def status(message: Message) -> str | None:
+    """The final status: the earliest by the vendor's time, one without a time after all others."""
+    final = [report for report in message.reports if report.status in ("delivered", "failed")]
+    timed = [report.at for report in final if report.at is not None]
+    if timed:
+        final = [report for report in final if report.at == min(timed)]
+    # Of two at one time delivered stands.
+    words = {report.status for report in final}
+    return "delivered" if "delivered" in words else "failed" if words else None
+
+
+def contradicted(message: Message) -> bool:
+    return {"delivered", "failed"} <= {report.status for report in message.reports}
+
+
+def reconcile(case: Case) -> tuple[dict[str, Any], list[Found]]:
+    """The result without `id` and `account`, and the discrepancies in no order; raises `Impossible`."""
+    state = _State(case)
+    state.raise_impossible()
+    for line in case.lines:
+        state.bill(line)
+    for message in case.messages:
+        if state.inside(message):
+            state.close(message)
+    return state.result(), state.found
+
+
+class _State:
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.found: list[Found] = []
+        self.currency = self._currency()
+
+    def day(self, at: datetime) -> date:
+        return at.astimezone(self.case.zone).date()
+
+    def inside(self, message: Message) -> bool:
+        return self.case.first <= self.day(message.sent_at) <= self.case.last
+
+    def tariff(self, day: date) -> Tariff | None:
+        held = None
+        for tariff in sorted(self.case.tariffs, key=lambda tariff: tariff.start):
+            if tariff.start <= day:
+                held = tariff
+        return held
+
+    def owed(self, message: Message) -> Decimal | None:
+        """What is owed for a message, None if nothing is."""
+        tariff = self.tariff(self.day(message.sent_at))
+        assert tariff is not None
+        if tariff.basis == "delivered" and status(message) != "delivered":
+            return None
+        return EXACT.multiply(Decimal(message.segments), tariff.price)
+
+    def of(self, line: Line) -> Message | None:
+        named = [
+            message
+            for message in self.case.messages
+            if message.id == line.id
+            and (line.phone is None or digits(message.phone) == digits(line.phone))
+        ]
+        assert len(named) <= 1
+        return named[0] if named else None
+
+    def priced(self, line: Line) -> date:
+        """The day whose price a line without an amount has."""
+        if (message := self.of(line)) is not None:
+            return self.day(message.sent_at)
+        return self.case.first if line.sent_at is None else self.day(line.sent_at)
+
+    def amount(self, line: Line) -> Decimal:
+        if line.amount is not None:
+            return line.amount
+        tariff = self.tariff(self.priced(line))
+        assert tariff is not None
+        return EXACT.multiply(Decimal(line.segments), tariff.price)
+
+    def raise_impossible(self) -> None:
+        names = [
+            (str(self.day(message.sent_at)),)
+            for message in self.case.messages
+            if self.inside(message) and self.tariff(self.day(message.sent_at)) is None
+        ]
+        for line in self.case.lines:
+            if line.amount is None:
+                day = self.priced(line)
+                tariff = self.tariff(day)
+                if tariff is None or tariff.currency != self.currency:
+                    names.append((f"line {line.number} ", str(day)))
+        if names:
+            raise Impossible(names)
+
+    def kinds(self, line: Line) -> list[tuple[str, int, Decimal]]:
+        """What is wrong with a line."""
+        message, amount = self.of(line), self.amount(line)
+        whole = (line.segments, amount)
+        if message is None:
+            return [("billed_not_sent", *whole)]
+        tariff = self.tariff(self.day(message.sent_at))
+        if tariff is not None and tariff.basis == "delivered" and status(message) != "delivered":
+            return [("billed_not_delivered", *whole)]
+        if any(other.number < line.number for other in self.lines_of(message)):
+            return [("billed_twice", *whole)]
+        if not self.inside(message):
+            return [("billed_out_of_period", *whole)]
+        assert tariff is not None
+        wrong = []
+        more = line.segments - message.segments
+        if more:
+            wrong.append(
+                ("segments_differ", more, EXACT.multiply(Decimal(more), tariff.price)),
+            )
+        rest = EXACT.subtract(amount, EXACT.multiply(Decimal(line.segments), tariff.price))
+        if rest:
+            wrong.append(("price_differs", 0, rest))
+        return wrong
+
+    def lines_of(self, message: Message) -> list[Line]:
+        return [line for line in self.case.lines if self.of(line) is message]
+
+    def bill(self, line: Line) -> None:
+        message = self.of(line)
+        phone = line.phone if line.phone is not None else message and message.phone
+        for kind, segments, amount in self.kinds(line):
+            self.add(kind, line.id, phone, line.number, segments, amount)
+
+    def close(self, message: Message) -> None:
+        owed = self.owed(message)
+        if owed is not None and not self.lines_of(message):
+            self.add(
+                "not_billed",
+                message.id,
+                message.phone,
+                None,
+                -message.segments,
+                EXACT.minus(owed),
+            )
+        if contradicted(message):
+            self.add("reports_contradict", message.id, message.phone, None, 0, Decimal(0))
+        if self.missing(message):
+            self.add("report_missing", message.id, message.phone, None, 0, Decimal(0))
+
+    def missing(self, message: Message) -> bool:
+        waited = self.case.now - message.sent_at
+        return status(message) is None and waited >= timedelta(hours=self.case.poll_until_hours)
+
+    def add(
+        self,
+        kind: str,
+        id: str,
+        phone: str | None,
+        line: int | None,
+        segments: int,
+        amount: Decimal,
+    ) -> None:
+        spelt = None if phone is None else digits(phone)
+        self.found.append(Found(kind, id, spelt, line, segments, amount))
+
+    def result(self) -> dict[str, Any]:
+        case = self.case
+        sent = [message for message in case.messages if self.inside(message)]
+        owed = [message for message in sent if self.owed(message) is not None]
+        owed_amount = total(self.owed(message) for message in owed)
+        owed_segments = sum(message.segments for message in owed)
+        billed = total(self.amount(line) for line in case.lines)
+        billed_segments = sum(line.segments for line in case.lines)
+        wrong_lines = {line.number for line in case.lines if self.kinds(line)}
+        classes = dict.fromkeys(("matched", "discrepant", "not_billed", "not_charged"), 0)
+        for message in sent:
+            numbers = {line.number for line in self.lines_of(message)}
+            if numbers:
+                name = "discrepant" if numbers & wrong_lines else "matched"
+            else:
+                name = "not_billed" if message in owed else "not_charged"
+            classes[name] += 1
+        discrepancies = {}
+        for kind in KINDS:
+            of_kind = [found for found in self.found if found.kind == kind]
+            if of_kind:
+                discrepancies[kind] = {
+                    "count": len(of_kind),
+                    "segments": sum(found.segments for found in of_kind),
+                    "amount": total(found.amount for found in of_kind),
+                }
+        return {
+            "period": _period(case.first, case.last),
+            "currency": self.currency,
+            "status": "discrepant" if self.found else "balanced",
+            "sent": {
+                "messages": len(sent),
+                "segments": sum(message.segments for message in sent),
+            },
+            "owed": {"messages": len(owed), "segments": owed_segments, "amount": owed_amount},
+            "billed": {
+                "lines": len(case.lines),
+                "segments": billed_segments,
+                "amount": billed,
+            },
+            "difference": {
+                "segments": billed_segments - owed_segments,
+                "amount": EXACT.subtract(billed, owed_amount),
+            },
+            "messages": classes,
+            "lines": {
+                "matched": len(case.lines) - len(wrong_lines),
+                "discrepant": len(wrong_lines),
+            },
+            "discrepancies": discrepancies,
+            "unresolved": {
+                "report_missing": sum(1 for message in sent if self.missing(message)),
+                "orphans": 0,
+                "quarantined": 0,
+            },
+        }
+
+    def _currency(self) -> str:
+        day, currencies = self.case.first, set()
+        while day <= self.case.last:
+            if (tariff := self.tariff(day)) is not None:
+                currencies.add(tariff.currency)
+            day += timedelta(days=1)
+        if len(currencies) > 1:
+            raise Impossible([tuple(sorted(currencies))])
+        if currencies:
+            return currencies.pop()
+        if not self.case.tariffs:
+            raise Impossible([(str(self.case.first),)])
+        return min(self.case.tariffs, key=lambda tariff: tariff.start).currency
+
+
+def total(amounts: Iterable[Decimal | None]) -> Decimal:
+    """Their sum, to the last digit."""
+    added = Decimal(0)
+    for amount in amounts:
+        assert amount is not None
+        added = EXACT.add(added, amount)
+    return added
+
+
+def _period(first: date, last: date) -> str:
+    if first.day == 1 and (last + timedelta(days=1)).day == 1 and (last - first).days < 31:
+        return f"{first.year:04}-{first.month:02}"
+    return f"{first.isoformat()}..{last.isoformat()}"

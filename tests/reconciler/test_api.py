@@ -1,0 +1,1 @@
+"""The API of interface section 4, over real HTTP."""

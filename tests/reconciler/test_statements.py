@@ -1,0 +1,455 @@
+"""Vendors' bills: whole or not at all, recognised again, every version kept."""
+
+import asyncio
+import csv
+import io
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+import xlsxwriter
+
+from reconciler import ledger, periods, statements, tables
+from reconciler.statements import GENERIC, Statement
+from reconciler.tables import FileError, Row
+from runtime.settings import parse
+
+pytestmark = pytest.mark.anyio
+
+NOW = datetime(2026, 11, 2, tzinfo=UTC)
+OCTOBER = periods.parse("2026-10")
+SETTINGS = parse(
+    """
+    [accounts.api]
+    gateway = "thinkapi"
+    credentials = { app_code = "code" }
+    [accounts.other]
+    gateway = "thinkapi"
+    credentials = { app_code = "code" }
+    [statements.bank]
+    columns = { vendor_message_id = "单号", segments = "数量", amount = "金额" }
+    """,
+    Path("huizhi.toml"),
+    {},
+)
+HEAD = ["任务ID", "手机号", "计费条数", "金额", "发送时间", "状态"]
+LINES = [
+    ["a1", "+86 13800138000", "1", "0.035", "2026-10-05 09:30:00", "成功"],
+    ["a2", "13800138001", "2", "0.07", "2026/10/6", "失败"],
+    ["a3", "", "1,000", "¥35.00", "", ""],
+    ["a4", "13800138003", "3.0", "-0.105", "2026-10-07T01:02:03Z", "x"],
+]
+
+
+def sheet(*lines: list[str], head: list[str] | None = None, delimiter: str = ",") -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerows([head or HEAD, *lines])
+    return text.getvalue()
+
+
+async def imported(
+    connection: Any,
+    data: bytes | str,
+    folder: Path,
+    *,
+    name: str = "october.csv",
+    account: str = "api",
+    period: str = "2026-10",
+    layout: str = "generic",
+    now: datetime = NOW,
+) -> Statement:
+    path = folder / "spooled"
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return await statements.import_file(
+        connection,
+        SETTINGS.accounts[account],
+        periods.parse(period),
+        path,
+        file_name=name,
+        format_name=layout,
+        columns=statements.format_columns(SETTINGS, layout),
+        now=now,
+    )
+
+
+async def lines(connection: Any, statement: UUID) -> list[tuple[Any, ...]]:
+    rows = await connection.fetch(
+        "SELECT line, vendor_message_id, phone, segments, amount, sent_at, status FROM lines"
+        " WHERE statement_id = $1 ORDER BY line",
+        statement,
+    )
+    return [tuple(row) for row in rows]
+
+
+LOCAL = [
+    datetime(2026, 10, 5, 1, 30, tzinfo=UTC),
+    datetime(2026, 10, 5, 16, tzinfo=UTC),
+    None,
+    datetime(2026, 10, 7, 1, 2, 3, tzinfo=UTC),
+]
+KEPT = [
+    (2, "a1", "13800138000", 1, Decimal("0.035"), LOCAL[0], "成功"),
+    (3, "a2", "13800138001", 2, Decimal("0.07"), LOCAL[1], "失败"),
+    (4, "a3", None, 1000, Decimal("35.00"), LOCAL[2], None),
+    (5, "a4", "13800138003", 3, Decimal("-0.105"), LOCAL[3], "x"),
+]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+async def test_every_encoding_with_every_delimiter_is_the_same_bill(
+    connection: Any, tmp_path: Path, encoding: str, delimiter: str
+) -> None:
+    data = sheet(*LINES, delimiter=delimiter).encode(encoding, "replace")
+    if encoding == "gb18030":
+        data = sheet(*LINES, delimiter=delimiter).replace("¥", "￥").encode("gbk")
+    done = await imported(connection, data, tmp_path)
+    assert (done.version, done.lines, done.segments) == (1, 4, 1006)
+    assert (done.amount, done.duplicate_of) == (Decimal("35.000"), None)
+    assert await lines(connection, done.id) == KEPT
+
+
+@pytest.mark.parametrize(
+    ("field", "heading"),
+    [(field, heading) for field, headings in GENERIC.items() for heading in headings],
+)
+async def test_every_usual_heading_is_known(
+    connection: Any, tmp_path: Path, field: str, heading: str
+) -> None:
+    head = {name: name for name in GENERIC} | {field: heading}
+    cells = {
+        "vendor_message_id": "a1",
+        "phone": "13800138000",
+        "segments": "2",
+        "amount": "0.07",
+        "sent_at": "2026-10-05",
+        "status": "ok",
+    }
+    done = await imported(
+        connection, sheet(list(cells.values()), head=list(head.values())), tmp_path
+    )
+    assert await lines(connection, done.id) == [
+        (2, "a1", "13800138000", 2, Decimal("0.07"), datetime(2026, 10, 4, 16, tzinfo=UTC), "ok")
+    ]
+
+
+async def test_workbook_is_the_same_bill(connection: Any, tmp_path: Path) -> None:
+    path = tmp_path / "october.xlsx"
+    book = xlsxwriter.Workbook(path)
+    dated = book.add_format({"num_format": "yyyy-mm-dd hh:mm:ss"})
+    page = book.add_worksheet()
+    page.write_row(0, 0, HEAD)
+    page.write_row(1, 0, ["a1", 8613800138000, 1, 0.035])
+    page.write_datetime(1, 4, datetime(2026, 10, 5, 9, 30), dated)  # noqa: DTZ001
+    page.write(1, 5, "成功")
+    page.write_row(2, 0, ["a2", "13800138001", 2, 0.07, "2026/10/6", "失败"])
+    page.write_row(3, 0, ["a3", None, "1,000", "¥35.00"])
+    page.write_row(4, 0, ["a4", 13800138003.0, 3, -0.105, "2026-10-07T01:02:03Z", "x"])
+    book.close()
+    done = await imported(connection, path.read_bytes(), tmp_path, name="october.xlsx")
+    assert done.amount == Decimal("35.000")
+    assert await lines(connection, done.id) == KEPT
+
+
+async def test_declared_format_reads_its_own_headings_only(connection: Any, tmp_path: Path) -> None:
+    data = sheet(["b1", "a1", "2", "0.07"], head=["单号", "任务ID", "数量", "金额"])
+    done = await imported(connection, data, tmp_path, layout="bank")
+    assert [row[1] for row in await lines(connection, done.id)] == ["b1"]
+    with pytest.raises(FileError, match="no column of segments; it is headed 数量"):
+        await imported(
+            connection, sheet(["b1", "1"], head=["单号", "条数"]), tmp_path, layout="bank"
+        )
+    with pytest.raises(ValueError, match="no statement format 'x'; there are generic, bank"):
+        statements.format_columns(SETTINGS, "x")
+
+
+async def test_same_file_again_changes_nothing_and_says_so(connection: Any, tmp_path: Path) -> None:
+    first = await imported(connection, sheet(*LINES), tmp_path)
+    again = await imported(connection, sheet(*LINES), tmp_path, name="renamed.csv")
+    assert again.duplicate_of == first.id
+    assert (again.id, again.version, again.lines, again.amount) == (
+        first.id,
+        1,
+        first.lines,
+        first.amount,
+    )
+    assert await connection.fetchval("SELECT count(*) FROM lines") == 4
+    assert await connection.fetchval("SELECT count(*) FROM statements") == 1
+
+
+async def test_corrected_file_is_a_new_version_and_the_old_one_stays(
+    connection: Any, tmp_path: Path
+) -> None:
+    first = await imported(connection, sheet(*LINES), tmp_path)
+    second = await imported(connection, sheet(*LINES[:2]), tmp_path)
+    assert (second.version, second.lines, second.duplicate_of) == (2, 2, None)
+    assert await lines(connection, first.id) == KEPT
+    # And the first one again is still known, and does not come back over the second.
+    again = await imported(connection, sheet(*LINES), tmp_path)
+    assert (again.duplicate_of, again.version) == (first.id, 1)
+
+
+async def test_same_file_for_another_period_or_account_is_another_bill(
+    connection: Any, tmp_path: Path
+) -> None:
+    done = [
+        await imported(connection, sheet(*LINES), tmp_path),
+        await imported(connection, sheet(*LINES), tmp_path, period="2026-09"),
+        await imported(connection, sheet(*LINES), tmp_path, period="2026-10-01..2026-10-30"),
+        await imported(connection, sheet(*LINES), tmp_path, account="other"),
+    ]
+    assert {one.duplicate_of for one in done} == {None}
+    assert {one.version for one in done} == {1}
+
+
+async def test_same_and_different_files_at_once_make_each_one_version(
+    pool: Any, tmp_path: Path
+) -> None:
+    files = [sheet(*LINES[: n + 1]).encode() for n in range(3)]
+
+    async def one(number: int) -> Statement:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        async with pool.acquire() as connection:
+            return await imported(connection, files[number % 3], folder)
+
+    done = await asyncio.gather(*(one(number) for number in range(12)))
+    first = [statement for statement in done if statement.duplicate_of is None]
+    assert sorted(statement.version for statement in first) == [1, 2, 3]
+    assert {one.duplicate_of for one in done} == {None, *(one.id for one in first)}
+    assert await pool.fetchval("SELECT count(*) FROM lines") == 1 + 2 + 3
+
+
+BAD = [
+    ("任务ID", "", "is empty"),
+    ("任务ID", "1.23457E+15", "1.23457E+15 is an id that a spreadsheet has rounded"),
+    ("任务ID", "1e+21", "rounded"),
+    ("任务ID", "x" * 129, "has more than 128 characters"),
+    ("手机号", "1.38E+10", "rounded"),
+    ("手机号", "none", "is no phone number"),
+    ("手机号", "1" * 33, "is no phone number"),
+    ("计费条数", "", "'' is not a whole number"),
+    ("计费条数", "1.5", "'1.5' is not a whole number"),
+    ("计费条数", "-1", "'-1' is not a whole number"),
+    ("计费条数", "1,00", "'1,00' is not a whole number"),
+    ("计费条数", "two", "'two' is not a whole number"),
+    ("计费条数", "1000001", "is more than 1000000"),
+    ("计费条数", "9" * 5000, "is not a whole number"),
+    ("计费条数", "1.0e0", "is not a whole number"),
+    ("金额", "0.1.2", "'0.1.2' is not a decimal amount"),
+    ("金额", "1e3", "is not a decimal amount"),
+    ("金额", "NaN", "is not a decimal amount"),
+    ("金额", "Infinity", "is not a decimal amount"),
+    ("金额", "1,00.0", "is not a decimal amount"),
+    ("金额", "0." + "1" * 13, "is not a decimal amount"),
+    ("金额", "9" * 31, "is not a decimal amount"),
+    ("金额", "free", "is not a decimal amount"),
+    ("发送时间", "2026-13-01", "'2026-13-01' is not a time"),
+    ("发送时间", "2026-02-30", "is not a time"),
+    ("发送时间", "2026-10-05 25:00:00", "is not a time"),
+    ("发送时间", "0001-01-01", "is not a time"),
+    ("发送时间", "9999-12-31", "is not a time"),
+    ("发送时间", "1633392000", "is not a time"),
+    ("发送时间", "2026-10-05 09:30:00+99:00", "is not a time"),
+]
+
+
+@pytest.mark.parametrize(("column", "cell", "complaint"), BAD)
+async def test_one_bad_cell_refuses_the_file_whole_naming_file_line_and_column(
+    connection: Any, tmp_path: Path, column: str, cell: str, complaint: str
+) -> None:
+    before = await imported(connection, sheet(*LINES), tmp_path)
+    bad = list(LINES[0])
+    bad[HEAD.index(column)] = cell
+    many = [[f"m{number}", "", "1", "", "", ""] for number in range(2500)]
+    with pytest.raises(FileError) as caught:
+        await imported(connection, sheet(*many, bad, *LINES), tmp_path)
+    assert str(caught.value).startswith(f"october.csv: line 2502, column {column}: ")
+    assert complaint in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert await connection.fetchval("SELECT count(*) FROM lines") == before.lines
+    assert await connection.fetchval("SELECT count(*) FROM statements") == 1
+    # The connection is usable, and nobody holds the lock on the period.
+    async with asyncio.timeout(5):
+        assert (await imported(connection, sheet(*LINES[:1]), tmp_path)).version == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "october.csv: the file is empty"),
+        (b"\n\n", "october.csv: the file is empty"),
+        ("任务ID,条数\n", "october.csv: has headings but no lines"),
+        ("任务ID\na1\n", "october.csv: line 1: no column of segments"),
+        ("条数\n1\n", "october.csv: line 1: no column of vendor_message_id"),
+        ("任务ID,短信ID,条数\n1,2,3\n", "line 1, column 短信ID: is a second column"),
+        (b"\x00\x01\x02", "NUL"),
+        (b"\xff\xff\xff\xff", "neither UTF-8"),
+        ('任务ID,条数\na1,1\n"a2,1\n', "october.csv: line 3: is not CSV"),
+        (b"PK\x03\x04garbage", "not an XLSX workbook"),
+        (b"%PDF-1.7 \xe2\xe3\xcf\xd3", "october.csv: "),
+        (b'{"json": 1}', "no column of"),
+        (b"<html><body>login</body></html>", "no column of"),
+    ],
+)
+async def test_what_is_no_bill_is_refused_in_one_line_and_leaves_nothing(
+    connection: Any, tmp_path: Path, data: bytes | str, complaint: str
+) -> None:
+    with pytest.raises(FileError) as caught:
+        await imported(connection, data, tmp_path)
+    assert complaint in str(caught.value)
+    assert await connection.fetchval("SELECT count(*) FROM lines") == 0
+    assert await connection.fetchval("SELECT count(*) FROM statements") == 0
+
+
+async def test_missing_file_is_refused(connection: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"x\.csv: cannot be read: No such file"):
+        await statements.import_file(
+            connection,
+            SETTINGS.accounts["api"],
+            OCTOBER,
+            tmp_path / "none",
+            file_name="x.csv",
+            format_name="generic",
+            columns=GENERIC,
+            now=NOW,
+        )
+
+
+async def test_line_without_a_phone_whose_id_names_several_messages_refuses_the_file(
+    pool: Any, connection: Any, tmp_path: Path
+) -> None:
+    sent = [
+        ledger.Sent(
+            account=account,
+            vendor_message_id=id,
+            phone=phone,
+            sent_at=datetime(2026, 10, 5, tzinfo=UTC),
+        )
+        for account, id, phone in (
+            ("api", "one", "13800138000"),
+            ("api", "many", "13800138000"),
+            ("api", "many", "13800138001"),
+            ("other", "one", "13800138009"),
+        )
+    ]
+    await ledger.register(pool, SETTINGS.accounts, sent, now=NOW)
+    head = ["任务ID", "手机号", "条数"]
+    fine = sheet(["one", "", "1"], ["many", "13800138000", "1"], ["none", "", "1"], head=head)
+    assert (await imported(connection, fine, tmp_path)).lines == 3
+    wrong = sheet(["one", "", "1"], [], ["none", "", "1"], ["many", "", "1"], head=head)
+    with pytest.raises(FileError, match=r"october\.csv: line 5: .*several messages"):
+        await imported(connection, wrong, tmp_path)
+    assert await connection.fetchval("SELECT count(*) FROM lines") == 3
+    # Elsewhere that id names nobody.
+    assert (await imported(connection, wrong, tmp_path, account="other")).lines == 3
+
+
+async def test_amounts_are_kept_and_added_to_the_last_digit(
+    connection: Any, tmp_path: Path
+) -> None:
+    amounts = ["99999999999999999.999999999999", "0.000000000001", "-0.000000000002", "¥1,234.5元"]
+    table = [[f"a{n}", "", "1", amount, "", ""] for n, amount in enumerate(amounts)]
+    done = await imported(connection, sheet(*table), tmp_path)
+    assert done.amount == Decimal("100000000000001234.499999999998")
+    assert await connection.fetchval("SELECT amount FROM statements") == done.amount
+    assert await connection.fetchval("SELECT sum(amount) FROM lines") == done.amount
+
+
+async def test_no_amounts_is_not_an_amount_of_nought(connection: Any, tmp_path: Path) -> None:
+    none = await imported(connection, sheet(["a", "", "1"], head=HEAD[:3]), tmp_path)
+    assert none.amount is None
+    nought = await imported(connection, sheet(["a", "", "1", "0"], head=HEAD[:4]), tmp_path)
+    assert nought.amount == 0
+
+
+@pytest.mark.parametrize("word", ["合计", "总计：", "Total", "TOTALS:"])
+async def test_totals_at_the_end_are_held_against_the_lines(
+    connection: Any, tmp_path: Path, word: str
+) -> None:
+    good = ["", word, "1,006", "35.00", "", ""]
+    done = await imported(connection, sheet(*LINES, good), tmp_path)
+    assert (done.lines, done.segments) == (4, 1006)
+    await imported(connection, sheet(*LINES[:1], [word, "", "1", "0.035", "", ""]), tmp_path)
+    for wrong, complaint in (
+        (["", word, "1007", "35.00", "", ""], "line 6, column 计费条数: the totals say 1007"),
+        (["", word, "1006", "35.01", "", ""], "line 6, column 金额: the totals say 35.01"),
+    ):
+        with pytest.raises(FileError, match=complaint):
+            await imported(connection, sheet(*LINES, wrong), tmp_path)
+    with pytest.raises(FileError, match="line 3: comes after the totals in line 2"):
+        await imported(connection, sheet(["", word, "", "", "", ""], *LINES), tmp_path)
+
+
+async def test_line_that_names_a_message_is_a_line_whatever_words_stand_in_it(
+    connection: Any, tmp_path: Path
+) -> None:
+    table = [LINES[0], ["a9", "13800138000", "1", "0.035", "", "total"]]
+    done = await imported(connection, sheet(*table), tmp_path)
+    assert (done.lines, done.segments) == (2, 2)
+
+
+async def test_blank_lines_and_unknown_columns_are_passed_over(
+    connection: Any, tmp_path: Path
+) -> None:
+    data = "\n备注,任务ID,条数\n\nx,a1,1\n,,\n,a2,2\n"
+    done = await imported(connection, data, tmp_path)
+    assert [(row[0], row[1]) for row in await lines(connection, done.id)] == [(4, "a1"), (6, "a2")]
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b.csv", "a\ud800.csv", "a\nb.csv", "x" * 5000, "账单.csv", ""]
+)
+async def test_whatever_a_file_is_called_it_can_be_kept(
+    connection: Any, tmp_path: Path, name: str
+) -> None:
+    done = await imported(connection, sheet(*LINES), tmp_path, name=name)
+    kept = await connection.fetchval("SELECT file_name FROM statements WHERE id = $1", done.id)
+    assert len(kept) <= 200
+    assert kept == (name if name in ("账单.csv", "") else kept)
+    with pytest.raises(FileError) as caught:
+        await imported(connection, "x", tmp_path, name=name)
+    assert "\n" not in str(caught.value)
+
+
+async def test_import_that_dies_in_the_middle_leaves_nothing(
+    pool: Any, connection: Any, tmp_path: Path
+) -> None:
+    many = sheet(*([f"m{number}", "", "1", "", "", ""] for number in range(60_000)))
+    async with pool.acquire() as dying:
+        pid = await dying.fetchval("SELECT pg_backend_pid()")
+        task = asyncio.create_task(imported(dying, many, tmp_path))
+        async with asyncio.timeout(10):
+            while not await connection.fetchval(
+                "SELECT query LIKE 'COPY%' FROM pg_stat_activity WHERE pid = $1", pid
+            ):
+                await asyncio.sleep(0.001)
+        await connection.execute("SELECT pg_terminate_backend($1)", pid)
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await task
+    assert await connection.fetchval("SELECT count(*) FROM lines") == 0
+    assert (await imported(connection, sheet(*LINES), tmp_path)).version == 1
+
+
+async def test_file_is_read_beside_the_loop(
+    connection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The loop also answers the API and renews leases.
+    read_in: set[int] = set()
+
+    def rows(path: Path, name: str) -> Iterator[Row]:
+        for row in tables.rows(path, name):
+            read_in.add(threading.get_ident())
+            yield row
+
+    monkeypatch.setattr(statements, "rows", rows)
+    many = sheet(*([f"m{number}", "", "1", "", "", ""] for number in range(2500)))
+    assert (await imported(connection, many, tmp_path)).lines == 2500
+    assert threading.get_ident() not in read_in
