@@ -19,7 +19,7 @@ PROBE_SECONDS = 2.0
 _HEALTH = frozenset({b"/health/live", b"/health/ready"})
 
 
-def create_app(settings: Settings, database: Database, *, recorder: str) -> ASGIApp:
+def create_app(settings: Settings, database: Database, *, recorder: str) -> "Receiver":
     """Make the application; its lifespan opens the pool, and stores and settles what waits at its end."""
     state: dict[str, Any] = {}
 
@@ -30,13 +30,14 @@ def create_app(settings: Settings, database: Database, *, recorder: str) -> ASGI
             Ingest(pool, settings.accounts, recorder=recorder) as ingest,
         ):
             state["pool"] = pool
-            state["callbacks"] = Callbacks(settings, ingest)
+            receiver.callbacks = Callbacks(settings, ingest)
             yield
 
     # Mounted, and not a path with parameters: those Litestar cannot route to a bare ASGI handler.
     @asgi("/callbacks", is_mount=True, copy_scope=False)
     async def callbacks(scope: Any, receive: Any, send: Any) -> None:
-        await state["callbacks"](scope, receive, send)
+        assert receiver.callbacks is not None
+        await receiver.callbacks(scope, receive, send)
 
     @get("/health/live", media_type=MediaType.JSON, sync_to_thread=False)
     def live() -> dict[str, str]:
@@ -61,17 +62,20 @@ def create_app(settings: Settings, database: Database, *, recorder: str) -> ASGI
         logging_config=None,  # ours stands
         debug=False,
     )
-    return _Only(app)
+    receiver = Receiver(app)
+    return receiver
 
 
-class _Only:
-    """Lets through what this port answers, spelled just so; tells nobody what else there is.
+class Receiver:
+    """The application, which lets through what this port answers, spelled just so, and nothing else.
 
-    Litestar by itself also answers OPTIONS, doubled slashes, and paths that only begin alike.
+    `callbacks` is there once it has started. Litestar by itself also answers OPTIONS, doubled
+    slashes, and paths that only begin alike.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self.callbacks: Callbacks | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.HTTP:

@@ -8,15 +8,16 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+import msgspec
 import structlog
 
 from gateways.gateway import Acknowledgement, Callback
-from receiver.ingest import Full, Ingest
+from receiver.ingest import Full, Ingest, Waiter
 from runtime import metrics, records
 from runtime.settings import AccountSettings, Settings
 
@@ -28,6 +29,16 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _NOTHING = secrets.token_bytes(32)
 # Kept as evidence: what says how the bytes are to be read, and who sent them; and no secret.
 _NOT_KEPT = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
+
+
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """What came before the body of a callback that may be recorded without another question."""
+
+    account: AccountSettings
+    method: str
+    query: bytes
+    headers: Mapping[str, str]
+    length: int
 
 
 class Callbacks:
@@ -55,9 +66,7 @@ class Callbacks:
             await not_found(send)
             return
         name = account.account.name
-        headers: dict[bytes, bytes] = {}
-        for key, value in scope["headers"]:
-            headers[key] = headers[key] + b", " + value if key in headers else value
+        headers = _merged(scope["headers"])
         peer = self._peer(scope, headers)
         if account.callback_networks and not _within(peer, account.callback_networks):
             metrics.CALLBACKS.labels(name, "foreign").inc()
@@ -75,11 +84,7 @@ class Callbacks:
         callback = Callback(
             method=scope["method"],
             query=scope["query_string"],
-            headers={
-                key.decode("latin-1"): value.decode("latin-1")
-                for key, value in headers.items()
-                if key not in _NOT_KEPT
-            },
+            headers=_kept(headers),
             body=bytes(body),
         )
         record = records.of_callback(name, callback, received_at=datetime.now(UTC), peer=peer)
@@ -90,6 +95,44 @@ class Callbacks:
             await _answer(send, 503, b"not stored, try again\n", retry_after=True)
             return
         await _acknowledge(send, account.gateway.acknowledge(callback))
+
+    def head(
+        self, method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]]
+    ) -> Head | None:
+        """Return the head of a callback that is to be recorded whatever its body says.
+
+        None for anything that `__call__` must look at: whom it turns away, or what depends on the
+        peer. `target` is the request's path and query.
+        """
+        path, _, query = target.partition(b"?")
+        account = self._admit(path)
+        if account is None or account.callback_networks or method not in account.gateway.methods:
+            return None
+        merged = _merged(headers)
+        length = merged.get(b"content-length", b"0")
+        if (
+            b"transfer-encoding" in merged
+            or (self._trusted and b"x-forwarded-for" in merged)
+            or not length.isdigit()
+            or int(length) > self._max_body_bytes
+        ):
+            return None
+        return Head(account, method, query, _kept(merged), int(length))
+
+    def take(self, head: Head, body: bytes, peer: str, waiter: Waiter) -> Acknowledgement:
+        """Have a callback recorded, and return what to say when `waiter` is told that it is.
+
+        Raises `Full`.
+        """
+        callback = Callback(method=head.method, query=head.query, headers=head.headers, body=body)
+        account = head.account
+        self._ingest.put(
+            records.of_callback(
+                account.account.name, callback, received_at=datetime.now(UTC), peer=peer
+            ),
+            waiter,
+        )
+        return account.gateway.acknowledge(callback)
 
     def _admit(self, path: bytes) -> AccountSettings | None:
         """Return the account that `path` may push to, if it is spelled just so and its token is right.
@@ -130,6 +173,21 @@ class Callbacks:
             body += message.get("body", b"")
             if len(body) > self._max_body_bytes or not message.get("more_body", False):
                 return body
+
+
+def _merged(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    merged: dict[bytes, bytes] = {}
+    for key, value in headers:
+        merged[key] = merged[key] + b", " + value if key in merged else value
+    return merged
+
+
+def _kept(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {
+        key.decode("latin-1"): value.decode("latin-1")
+        for key, value in headers.items()
+        if key not in _NOT_KEPT
+    }
 
 
 def _peer_of(scope: Any) -> str:

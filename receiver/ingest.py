@@ -10,7 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -25,11 +25,12 @@ GROUP_RECORDS = 512
 GROUP_BYTES = 4 * 1024 * 1024
 BACKLOG_BYTES = 32 * 1024 * 1024
 WAIT_SECONDS = 5.0
-# Two commits under way at once keep the disk busy while the next group is being made.
-WRITERS = 2
+# One commit at a time in each process: the next group grows meanwhile, and other processes' commits
+# keep the disk busy. A second writer made groups half as large and each callback dearer.
+WRITERS = 1
 SETTLE_RECORDS = 2048
 SETTLE_BACKLOG_BYTES = 16 * 1024 * 1024
-GATHER_SECONDS = 0.02
+GATHER_SECONDS = 0.05
 WATCH_SECONDS = 0.1
 # Batches unsettled for longer were left behind by a dead or overloaded process.
 LEFT_BEHIND_SECONDS = 10.0
@@ -40,15 +41,53 @@ class Full(Exception):
     """Too much is waiting, or waited too long: nothing was stored, the vendor must be told 503."""
 
 
+class Waiter(Protocol):
+    """Who waits for a record: told once what became of it, and deaf to what comes after that."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether it was told, or waits no longer."""
+        ...
+
+    def stored(self, new: bool, /) -> None:
+        """Take that the record is committed: True if it is new, False if it was known."""
+        ...
+
+    def refused(self) -> None:
+        """Take that it could not be stored in time; it may yet be stored after that."""
+        ...
+
+
+class _Future:
+    """A waiter that a task awaits."""
+
+    __slots__ = ("future",)
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    @property
+    def answered(self) -> bool:
+        return self.future.done()
+
+    def stored(self, new: bool) -> None:
+        if not self.future.done():
+            self.future.set_result(new)
+
+    def refused(self) -> None:
+        if not self.future.done():
+            self.future.set_exception(Full())
+
+
 class _Waiting:
     """One callback on its way into the database, and everyone who waits for it."""
 
-    __slots__ = ("arrived", "futures", "record")
+    __slots__ = ("arrived", "record", "waiters")
 
     def __init__(self, record: Record, arrived: float) -> None:
         self.record = record
         self.arrived = arrived
-        self.futures: list[asyncio.Future[bool]] = []
+        self.waiters: list[Waiter] = []
 
 
 class Ingest:
@@ -69,7 +108,7 @@ class Ingest:
         self._unsettled: deque[tuple[int, list[Record]]] = deque()
         self._unsettled_bytes = 0
         self._to_settle = asyncio.Event()
-        self._overdue_at: deque[tuple[float, asyncio.Future[bool]]] = deque()
+        self._overdue_at: deque[tuple[float, Waiter]] = deque()
         self._closing = False
         self._writers: list[asyncio.Task[None]] = []
         self._settler: asyncio.Task[None] | None = None
@@ -101,24 +140,38 @@ class Ingest:
 
         Raises `Full` when it cannot be stored in time; it may yet be stored after that.
         """
+        waiter = _Future()
+        self.put(record, waiter)
+        return await waiter.future
+
+    def put(self, record: Record, waiter: Waiter) -> None:
+        """Have `record` stored with the next group, and `waiter` told, later, what became of it.
+
+        Raises `Full` when too much waits already.
+        """
+        now = time.monotonic()
         waiting = self._waiting.get(record.digest)
         if waiting is None:
             if self._closing or self._waiting_bytes + record.size > BACKLOG_BYTES:
                 raise Full
-            waiting = self._waiting[record.digest] = _Waiting(record, time.monotonic())
+            waiting = self._waiting[record.digest] = _Waiting(record, now)
             self._waiting_bytes += record.size
             self._work.set()
         else:
             waiting.record.deliveries += 1
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        waiting.futures.append(future)
-        self._overdue_at.append((time.monotonic() + WAIT_SECONDS, future))
-        return await future
+        waiting.waiters.append(waiter)
+        self._overdue_at.append((now + WAIT_SECONDS, waiter))
 
     async def _write_forever(self) -> None:
         while True:
             if self._waiting:
-                await self._write(self._take_group())
+                # What the sockets hold at this moment still joins; no timer is waited for.
+                seen = 0
+                while seen < len(self._waiting) < GROUP_RECORDS:
+                    seen = len(self._waiting)
+                    await asyncio.sleep(0)
+                if self._waiting:
+                    await self._write(self._take_group())
             elif self._closing:
                 return
             else:
@@ -151,9 +204,8 @@ class Ingest:
             else:
                 log.exception("callbacks.not_recorded", count=len(group))
             for waiting in group:
-                for future in waiting.futures:
-                    if not future.done():
-                        future.set_exception(Full())
+                for waiter in waiting.waiters:
+                    waiter.refused()
             return
         new = {record.digest for record in fresh}
         committed = time.monotonic()
@@ -163,10 +215,9 @@ class Ingest:
         counts: Counter[tuple[str, str]] = Counter()
         for waiting in group:
             first = waiting.record.digest in new
-            for future in waiting.futures:
+            for waiter in waiting.waiters:
                 counts[waiting.record.account, "recorded" if first else "duplicate"] += 1
-                if not future.done():
-                    future.set_result(first)
+                waiter.stored(first)
                 first = False
         for (account, outcome), count in counts.items():
             metrics.CALLBACKS.labels(account, outcome).inc(count)
@@ -200,10 +251,9 @@ class Ingest:
             await asyncio.sleep(WATCH_SECONDS)
             now = time.monotonic()
             waiting = self._overdue_at
-            while waiting and (waiting[0][1].done() or waiting[0][0] <= now):
-                _, future = waiting.popleft()
-                if not future.done():
-                    future.set_exception(Full())
+            while waiting and (waiting[0][1].answered or waiting[0][0] <= now):
+                _, waiter = waiting.popleft()
+                waiter.refused()
 
     async def _settle_forever(self) -> None:
         while True:

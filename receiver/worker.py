@@ -9,14 +9,13 @@ import os
 import socket
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from receiver.app import create_app
+from receiver.protocol import protocol
 from runtime.database import Database
 from runtime.settings import Settings
 
 DRAIN_SECONDS = 15
-HEAD_BYTES = 65_536
 
 
 def run(settings: Settings, database: Database, bound: socket.socket) -> None:
@@ -25,7 +24,7 @@ def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=_BoundedHead,
+        http=protocol(app),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -41,25 +40,3 @@ def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     uvicorn.Server(config).run(sockets=[bound])
-
-
-class _BoundedHead(HttpToolsProtocol):
-    """uvicorn's protocol, which by itself keeps a request line and headers of any length in memory."""
-
-    _head: int | None = 0  # bytes of the head so far; None within a body
-
-    def data_received(self, data: bytes) -> None:
-        if self._head is not None:
-            self._head += len(data)
-            if self._head > HEAD_BYTES + len(data):
-                self.send_400_response("The head of the request is too long.")
-                return
-        super().data_received(data)
-
-    def on_headers_complete(self) -> None:
-        self._head = None
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._head = 0
-        super().on_message_complete()

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
+import random
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -509,14 +511,110 @@ async def test_port_stays_alive_through_noise(receiver: Receiver, rows: Any) -> 
     await settled(rows, 1)
 
 
-async def test_head_without_an_end_is_cut_off(receiver: Receiver, rows: Any) -> None:
-    endless = (b"POST /" + b"a" * 65_536, b"GET / HTTP/1.1\r\nx: " + b"a" * 65_536)
-    for start in endless:
-        async with Connection(receiver.port) as connection:
-            with contextlib.suppress(ConnectionError):
-                for _ in range(2000):
-                    await connection.send(start)
-                    start = b"a" * 65_536
-                pytest.fail("it took 125 MB of a head")
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"POST /",
+        b"GET / HTTP/1.1\r\nx: ",
+        request("/callbacks/x/y", content_length="", transfer_encoding="chunked") + b"1;a=",
+        request("/callbacks/x/y", content_length="", transfer_encoding="chunked") + b"0\r\nx: ",
+    ],
+    ids=["path", "header", "chunk", "trailer"],
+)
+async def test_head_or_trailer_without_an_end_is_cut_off(
+    receiver: Receiver, rows: Any, begun: bytes
+) -> None:
+    async with Connection(receiver.port) as connection:
+        with contextlib.suppress(ConnectionError):
+            await connection.send(begun)
+            for _ in range(1000):
+                await connection.send(b"a" * 65_536)
+            pytest.fail("it took 64 MB")
     assert (await ask(receiver.port, THINK, report("1"))).status == 200
     await settled(rows, 1)
+
+
+async def test_body_that_nobody_reads_does_not_keep_the_connection_from_its_next_request(
+    receiver: Receiver, rows: Any
+) -> None:
+    async with Connection(receiver.port) as connection:
+        await connection.send(request("/callbacks/think/wrong", b"x" * 300_000))
+        assert (await connection.answer()).status == 404
+        assert (await connection.ask(request(THINK, report("1")))).status == 200
+    await settled(rows, 1)
+
+
+def spelled(number: int, chance: random.Random) -> tuple[bytes, int, bytes | None]:
+    """A request in one of many spellings, the status it is due, and what is to be stored of it."""
+    body = report(f"cut-{number}", message="迟" * chance.randint(0, 3))
+    chunked = b"".join(
+        b"%x\r\n%b\r\n" % (len(body[at : at + 40]), body[at : at + 40])
+        for at in range(0, len(body), 40)
+    )
+    heads = {"content_length": "", "transfer_encoding": "chunked"}
+    return chance.choice(
+        [
+            (request(THINK, body), 200, body),
+            (request(THINK, body), 200, body),
+            (request(THINK, body, x_request_id=str(number)), 200, body),
+            (request(THINK, body).replace(b"\r\ncontent-length", b"\r\nContent-Length"), 200, body),
+            (request("/callbacks/think/older-token", body), 200, body),
+            (request(f"{THINK}?n={number}", body), 200, body),
+            (request(THINK, **heads) + chunked + b"0\r\n\r\n", 200, body),
+            (request(THINK, **heads) + chunked + b"0\r\nx: trailer\r\n\r\n", 200, body),
+            (request(THINK, body, expect="100-continue"), 200, body),
+            (request(SMS, body), 200, body),
+            (request("/callbacks/think/wrong", body), 404, None),
+            (request(THINK, body, method="PUT"), 404, None),
+            (request("/callbacks/fenced/fenced-token", body), 403, None),
+            (request("/health/live", method="GET"), 200, None),
+        ]
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_requests_however_cut_and_however_many_ahead_are_answered_alike(
+    receiver: Receiver, rows: Any, seed: int
+) -> None:
+    chance = random.Random(seed)
+    requests = [spelled(number, chance) for number in range(30)]
+    stream = b"".join(data for data, _, _ in requests)
+    # Cut where requests end, within heads, between head and body, in the middle of a character.
+    ends = list(itertools.accumulate(len(data) for data, _, _ in requests))
+    cuts = {0, len(stream), *chance.sample(ends, chance.randint(0, 30))}
+    cuts |= set(chance.sample(range(len(stream)), chance.randint(0, 40)))
+    places = sorted(cuts)
+    async with Connection(receiver.port) as connection:
+        connection.writer.get_extra_info("socket").setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+        )
+
+        async def send() -> None:
+            for begin, end in itertools.pairwise(places):
+                await connection.send(stream[begin:end])
+                await asyncio.sleep(chance.choice([0, 0, 0.001]))
+
+        sending = asyncio.create_task(send())
+        told = [(await connection.answer()).status for _ in requests]
+        await sending
+    assert told == [status for _, status, _ in requests]
+    due = [body for _, _, body in requests if body is not None]
+    assert sorted(row["body"] for row in await settled(rows, len(due))) == sorted(due)
+
+
+async def test_head_seen_before_admits_nothing_that_it_did_not_spell(
+    receiver: Receiver, rows: Any
+) -> None:
+    body = report("1")
+    async with Connection(receiver.port) as connection:
+        for number in range(3):
+            assert (await connection.ask(request(THINK, report(str(number))))).status == 200
+        for wrong in (
+            request(THINK, body).replace(b"think-token", b"Think-token"),
+            request(THINK, body).replace(b"think-token", b"think-tokem"),
+            request(THINK, body).replace(b"/callbacks/think", b"/callbacks/fence"),
+        ):
+            assert (await connection.ask(wrong)).status == 404
+        # A body shorter than said waits for the rest, and is no callback before it is whole.
+        await connection.send(request(THINK, report("9"))[:-1])
+    assert len(await settled(rows, 3)) == 3

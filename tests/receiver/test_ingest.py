@@ -97,7 +97,7 @@ async def test_callbacks_that_come_during_a_commit_share_the_next(
             await asyncio.sleep(0)
             assert not any(task.done() for task in first + rest)
         assert all(await asyncio.gather(*first, *rest))
-    assert await count(pool, "batches") == 3
+    assert await count(pool, "batches") == ingest.WRITERS + 1
     assert await count(pool, "records") == 302
 
 
@@ -228,19 +228,22 @@ async def test_many_batches_left_behind_are_all_taken_up_in_one_sweep(
                 connection, [record], recorder="dead:1", now=datetime(2026, 10, 1, tzinfo=UTC)
             )
     sweeps = 0
+    left = -1
     sleep = asyncio.sleep
 
-    async def counted(seconds: float) -> None:
-        nonlocal sweeps
-        sweeps += seconds == 0.05
+    async def watched(seconds: float) -> None:
+        nonlocal sweeps, left
+        if seconds == 0.05:
+            sweeps += 1
+            if sweeps == 2:
+                left = await count(pool, "batches WHERE settled_at IS NULL")
         await sleep(seconds)
 
     monkeypatch.setattr(ingest, "SWEEP_SECONDS", 0.05)
-    monkeypatch.setattr(ingest.asyncio, "sleep", counted)
-    # And with as few connections as there can be beside the writers' and the settler's.
-    async with database.pool(size=1) as small, taking(small):
-        async with asyncio.timeout(15):
-            while await count(pool, "batches WHERE settled_at IS NULL"):
-                await sleep(0.01)
+    monkeypatch.setattr(ingest.asyncio, "sleep", watched)
+    # And with the one connection that writers and settler need as well.
+    async with database.pool(size=1) as small, taking(small), asyncio.timeout(15):
+        while left < 0:
+            await sleep(0.01)
+    assert left == 0
     assert await count(pool, "reports") == 60
-    assert sweeps <= 2

@@ -1,0 +1,264 @@
+"""HTTP/1.1 for vendors: uvicorn's protocol with a short way for the callbacks that are all alike.
+
+A vendor pushes millions of callbacks whose heads differ in nothing or in a length. The short way takes
+one from the socket to the group commit, and its answer back, without a task, without ASGI's messages
+and with one write. It takes only what is plain: a known token, a declared length, nothing under way on
+the connection. All else goes the long way, through uvicorn and the application, and is answered alike.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateways.gateway import Acknowledgement
+from receiver.app import Receiver
+from receiver.callbacks import Callbacks, Head
+from receiver.ingest import Full
+from runtime import metrics
+
+HEAD_BYTES = 65_536
+_KNOWN_HEADS = 1024
+_KNOWN_HEAD_BYTES = 2048
+_END_OF_HEAD = b"\r\n\r\n"
+_UNAVAILABLE = Acknowledgement(b"not stored, try again\n", "text/plain; charset=utf-8")
+
+
+class _Known(msgspec.Struct, frozen=True, gc=False):
+    """A head whose bytes were read, found plain and admitted once; `keep_alive` is its wish."""
+
+    head: Head
+    keep_alive: bool
+
+
+class Heads:
+    """The heads seen on all connections of this process, by their bytes; bounded.
+
+    Looked up by its whole text, token and all: what is equal was admitted before.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, _Known] = {}
+        self.get: Callable[[bytes], _Known | None] = self._known.get
+
+    def add(self, text: bytes, known: _Known) -> None:
+        """Remember a head, unless it is long or holds a push's own words in its query.
+
+        Nor if a line in it ends in a bare LF: then it may have ended before its first empty line.
+        """
+        if (
+            len(text) > _KNOWN_HEAD_BYTES
+            or known.head.query
+            or text.count(b"\n") != text.count(b"\r\n")
+        ):
+            return
+        if len(self._known) >= _KNOWN_HEADS:
+            self._known.clear()
+        self._known[text] = known
+
+
+class _Nothing:
+    """An event that nobody waits for."""
+
+    def set(self) -> None:
+        return
+
+
+class _Short:
+    """A callback on the short way; stands where uvicorn keeps a request and its response.
+
+    So a request that comes before this one is answered queues behind it, and a shutdown waits.
+    """
+
+    __slots__ = (
+        "_acknowledgement",
+        "_head",
+        "_protocol",
+        "disconnected",
+        "keep_alive",
+        "response_complete",
+    )
+
+    message_event = _Nothing()
+
+    def __init__(self, protocol: "Protocol", head: Head, keep_alive: bool) -> None:
+        self._protocol = protocol
+        self._head = head
+        self._acknowledgement = _UNAVAILABLE
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+
+    def take(self, body: bytes) -> None:
+        """Have the callback recorded; what becomes of it is told by `stored` or `refused`."""
+        protocol = self._protocol
+        try:
+            self._acknowledgement = protocol.callbacks.take(self._head, body, protocol.peer, self)
+        except Full:
+            self.refused()
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is nothing to tell any more."""
+        return self.response_complete
+
+    def stored(self, _new: bool) -> None:
+        """Acknowledge: the record is committed."""
+        self._answer(b"HTTP/1.1 200 OK\r\n", self._acknowledgement)
+
+    def refused(self) -> None:
+        """Say that it could not be stored in time."""
+        if not self.response_complete:
+            metrics.CALLBACKS.labels(self._head.account.account.name, "unavailable").inc()
+        self._answer(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\n", _UNAVAILABLE)
+
+    def _answer(self, start: bytes, answer: Acknowledgement) -> None:
+        if self.response_complete:
+            return
+        self.response_complete = True
+        self._protocol.answer(
+            b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b"
+            % (
+                start,
+                self._protocol.default_headers(),
+                answer.content_type.encode(),
+                len(answer.body),
+                b"" if self.keep_alive else b"connection: close\r\n",
+                answer.body,
+            ),
+            self.keep_alive,
+        )
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection.
+
+    Also bounds what uvicorn by itself keeps in memory at any length, heads and trailers; bodies are
+    bounded by who reads them.
+    """
+
+    heads: Heads
+    application: Receiver
+
+    _unread = 0  # bytes since the last that were part of a body, or ended something
+    _between = True  # whether the next byte begins a request
+    _text: bytes | None = None  # the head, if it came whole and first
+    _taking: _Short | None = None  # the callback whose body is coming
+    _active_at = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        assert self.application.callbacks is not None  # accepting begins when it has started
+        self.callbacks: Callbacks = self.application.callbacks
+        self.peer = self.client[0] if self.client else ""
+
+    def data_received(self, data: bytes) -> None:
+        if self._between and self._idle():
+            end = data.find(_END_OF_HEAD)
+            self._text = text = data[:end] if end > 0 else None
+            known = self.heads.get(text) if text is not None else None
+            if known is not None and len(data) == end + 4 + known.head.length:
+                short = _Short(self, known.head, known.keep_alive)
+                self.cycle = short  # type: ignore[assignment]
+                short.take(data[end + 4 :])
+                return
+        self._between = False
+        self._unread += len(data)
+        if self._unread > HEAD_BYTES + len(data):
+            self.send_400_response("The head of the request is too long.")
+            return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        self._unread = 0
+        text, self._text = self._text, None
+        if self._idle() and (head := self._plain()) is not None:
+            known = _Known(head, self.parser.should_keep_alive())
+            if text is not None:
+                self.heads.add(text, known)
+            self._taking = _Short(self, head, known.keep_alive)
+            self.cycle = self._taking  # type: ignore[assignment]
+            self._body: list[bytes] = []
+            return
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect
+        self.headers += headers  # in place: uvicorn has put this list into the scope
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        if self._taking is None:
+            super().on_body(body)
+        else:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        self._unread, self._between = 0, True
+        if self._taking is None:
+            super().on_message_complete()
+            return
+        short, self._taking = self._taking, None
+        short.take(b"".join(self._body))
+        self._body = []
+
+    def answer(self, response: bytes, keep_alive: bool) -> None:
+        """Send the whole answer to a callback of the short way."""
+        if self.transport.is_closing():
+            return
+        self.transport.write(response)
+        self._active_at = self.loop.time()
+        if not keep_alive:
+            self.transport.close()
+        elif self.pipeline:
+            self.on_response_complete()
+            return
+        elif self.timeout_keep_alive_task is None:
+            self._arm(self.timeout_keep_alive)
+        self.server_state.total_requests += 1
+
+    def default_headers(self) -> bytes:
+        """Return the headers that every answer has, the date among them."""
+        return b"".join([b"%b: %b\r\n" % pair for pair in self.server_state.default_headers])
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for long enough.
+
+        The short way leaves the timer be, and only notes when it was last used.
+        """
+        left = self._active_at + self.timeout_keep_alive - self.loop.time()
+        if self._idle() and left <= 0:
+            super().timeout_keep_alive_handler()
+        else:
+            self._arm(max(left, 1.0))
+
+    def _arm(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _plain(self) -> Head | None:
+        """Return the head of a request that may go the short way."""
+        parser = self.parser
+        if (
+            self.expect_100_continue
+            or parser.should_upgrade()
+            or parser.get_http_version() != "1.1"
+            or self.limit_concurrency is not None
+        ):
+            return None
+        return self.callbacks.head(parser.get_method().decode("ascii"), self.url, self.headers)
+
+
+def protocol(application: Receiver) -> type[Protocol]:
+    """Make the protocol of the connections to `application`."""
+    return type("ReceiverProtocol", (Protocol,), {"heads": Heads(), "application": application})
