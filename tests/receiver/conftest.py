@@ -59,6 +59,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Re
 async def rows(shared: Database) -> Any:
     """A connection to the shared database, its tables emptied before the test."""
     async with shared.connection() as connection:
+        # The receiver still settles what the test before pushed, and would meet TRUNCATE's locks.
+        async with asyncio.timeout(20):
+            while await connection.fetchval(
+                "SELECT EXISTS (SELECT FROM batches WHERE settled_at IS NULL)"
+            ):
+                await asyncio.sleep(0.01)
         await connection.execute(
             "TRUNCATE records, batches, quarantine, messages, awaiting, reports, inbound,"
             " review_results, reviews"
