@@ -63,7 +63,8 @@ async def show_list(page: Callable[[str | None], Any], columns: Sequence[str], o
         for chunk in exports.file_chunks(path):
             sys.stdout.buffer.write(chunk)
     elif output == "json":
-        show_json([row async for row in rows])
+        # As the API gives a list; this is every page of it.
+        show_json({"items": [row async for row in rows], "next": None})
     else:
         show_table(columns, [row async for row in rows])
 

@@ -685,10 +685,9 @@ def _sent_rows(body: bytes, content_type: str) -> list[Any]:
     text = body.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith(b"[") and "ndjson" not in content_type:
         try:
-            rows = msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError):
+            return ledger.decode_array(text)
+        except ValueError:
             raise HTTPException("the body is not JSON", status_code=400) from None
-        return list(rows)
     if not text:
         raise HTTPException("the body is empty", status_code=400)
     found: list[Any] = []
@@ -696,9 +695,9 @@ def _sent_rows(body: bytes, content_type: str) -> list[Any]:
         if not line.strip():
             continue
         try:
-            found.append(msgspec.json.decode(line))
-        except (msgspec.DecodeError, RecursionError):
-            found.append(ValueError("is not JSON"))
+            found.append(ledger.decode(line))
+        except ValueError as error:
+            found.append(error)
         if len(found) > ledger.MAX_ROWS:
             break
     if all(isinstance(row, ValueError) for row in found):

@@ -4,9 +4,10 @@ What a bill is held against. Registering is idempotent, a bad row never sinks th
 reports that came first are joined in the same call.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import msgspec
@@ -27,6 +28,9 @@ _MAX_TEXT = {
     "sign": 100,
 }
 _MAX_CONTENT = 10_000
+
+
+_RAW_ROWS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,6 +72,43 @@ class _Row(msgspec.Struct, frozen=True, gc=False):
     segments: int
     next_poll_at: datetime
     sent: Sent
+
+
+def decode(text: bytes) -> Any:
+    """Decode one row of JSON; raises ValueError."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ValueError("is not JSON") from None
+
+
+def decode_array(text: bytes) -> list[Any]:
+    """Decode a JSON array; a row that cannot be decoded is a ValueError in its place.
+
+    Raises ValueError for what is no array.
+    """
+    try:
+        raw = _RAW_ROWS.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        try:
+            # Takes half of a surrogate pair, which is the fault of one row, and is slow.
+            rows = json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            raise ValueError("is not JSON") from None
+        if not isinstance(rows, list):
+            raise ValueError("is not a JSON array") from None
+        return rows
+    found: list[Any] = []
+    for row in raw:
+        try:
+            found.append(decode(row))
+        except ValueError as error:
+            found.append(error)
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)
 
 
 def convert(row: object, accounts: Mapping[str, AccountSettings], now: datetime) -> Sent:

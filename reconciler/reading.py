@@ -110,6 +110,8 @@ def key_of(cursor: str | None, *types: type) -> tuple[Any, ...]:
         )
     except (ValueError, binascii.Error, msgspec.MsgspecError):
         raise BadCursor("the cursor is not one of ours") from None
+    if any(isinstance(part, datetime) and part.tzinfo is None for part in decoded):
+        raise BadCursor("the cursor is not one of ours")
     return decoded
 
 

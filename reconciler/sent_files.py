@@ -118,9 +118,9 @@ def _ndjson(
                 if not text.strip():
                     continue
                 try:
-                    decoded = msgspec.json.decode(text)
-                except (msgspec.DecodeError, RecursionError):
-                    yield line, ValueError("is not JSON")
+                    decoded = ledger.decode(text)
+                except ValueError as error:
+                    yield line, error
                     continue
                 if isinstance(decoded, dict):
                     yield line, {**defaults, **decoded}

@@ -131,9 +131,9 @@ async def test_a_template_from_submission_to_approval(
     assert vendor.truth("violation") == []
 
     rows = json.loads((await typed(vendor, "template", "list", "--output", "json")).stdout)
-    assert [each["vendor_id"] for each in rows] == [id]
+    assert [each["vendor_id"] for each in rows["items"]] == [id]
     listed = await typed(vendor, "template", "list", "--status", "rejected", "--output", "json")
-    assert json.loads(listed.stdout) == []
+    assert json.loads(listed.stdout)["items"] == []
 
 
 async def test_a_sign_has_no_content(vendor: Running, typed: Any) -> None:

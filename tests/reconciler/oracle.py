@@ -188,7 +188,7 @@ class _State:
         return EXACT.multiply(Decimal(line.segments), tariff.price)
 
     def raise_impossible(self) -> None:
-        names = [
+        names: list[tuple[str, ...]] = [
             (str(self.day(message.sent_at)),)
             for message in self.case.messages
             if self.inside(message) and self.tariff(self.day(message.sent_at)) is None
@@ -232,7 +232,9 @@ class _State:
 
     def bill(self, line: Line) -> None:
         message = self.of(line)
-        phone = line.phone if line.phone is not None else message and message.phone
+        phone = line.phone
+        if phone is None and message is not None:
+            phone = message.phone
         for kind, segments, amount in self.kinds(line):
             self.add(kind, line.id, phone, line.number, segments, amount)
 

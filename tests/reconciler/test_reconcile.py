@@ -475,7 +475,7 @@ async def test_second_line_of_another_periods_message_is_twice_before_it_is_out_
 
 
 async def test_line_of_the_first_four_kinds_has_no_other(run: Run) -> None:
-    off = {"segments": 5, "amount": "1"}
+    off: dict[str, Any] = {"segments": 5, "amount": "1"}
     _, wrong = await run(
         case(
             [message(), message("b", reports=FAILED), message("c", sent_at=SEPTEMBER)],
@@ -916,12 +916,13 @@ def lines_about(
             amount = draw(amounts(oracle.EXACT.multiply(Decimal(segments), price)))
             named = {oracle.digits(other.phone) for other in messages if other.id == message.id}
             number = oracle.digits(message.phone)
-            phone = draw(st.sampled_from(SPELLINGS.get(number, (number,))))
+            phone: str | None = draw(st.sampled_from(SPELLINGS.get(number, (number,))))
             if len(named) == 1 and draw(st.booleans()):
                 phone = None
             billed.append(Line(0, message.id, phone, segments, amount, draw(st.none() | days)))
     for _ in range(draw(st.sampled_from([0, 0, 1, 2] if billed else [1]))):
-        id, phone = draw(st.sampled_from(IDS)), draw(st.sampled_from(NUMBERS))
+        id = draw(st.sampled_from(IDS))
+        phone = draw(st.sampled_from(NUMBERS))
         amount = draw(amounts(tariffs[0].price))
         if all(message.id != id for message in messages) and draw(st.booleans()):
             phone = None

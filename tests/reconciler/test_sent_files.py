@@ -107,7 +107,7 @@ async def test_ndjson_is_registered_as_calls_are(pool: Any, read: Settings, tmp_
         for n in range(3)
     ]
     lines = [json.dumps(row).encode() for row in rows]
-    bad = [b"{", b"[]", b'"x"', b"\xff\xfe", b"", b"  ", b"[" * 100_000, b'{"phone":1}']
+    bad = [b"{", b"[]", b'"x"', b'"\xff\xfe"', b"", b"  ", b"[" * 100_000, b'{"phone":1}']
     data = b"\xef\xbb\xbf" + b"\n".join([lines[0], *bad, lines[1], lines[2]])
     done = await imported(pool, read, tmp_path / "sent.ndjson", data, "api")
     assert (done.recorded, done.rejected_count) == (3, 6)

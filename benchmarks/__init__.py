@@ -1,0 +1,1 @@
+"""What Huizhi does a second, beside what PostgreSQL does alone in the same run: `make bench`."""

@@ -1,0 +1,88 @@
+"""`python -m benchmarks`: measure, print, and say what could not be measured.
+
+A slow machine is no failure: the exit code is 1 only when a benchmark could not be run.
+"""
+
+import argparse
+import asyncio
+import importlib
+import logging
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from benchmarks import figures, machine
+from benchmarks.figures import Figure
+from benchmarks.ground import prepared
+from gateways.errors import GatewayError
+from runtime import Problem, logs
+from runtime.database import DATABASE_ERRORS
+
+# Name: its module, imported when it is asked for.
+BENCHMARKS = {
+    "callbacks": "benchmarks.callbacks",
+    "reconcile": "benchmarks.reconcile",
+    "import": "benchmarks.statements",
+    "sent": "benchmarks.sent",
+    "pull": "benchmarks.pull",
+}
+_COULD_NOT: tuple[type[Exception], ...] = (Problem, GatewayError, OSError, *DATABASE_ERRORS)
+
+
+def main() -> int:
+    """Run what the command line asks for and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small runs: do they work at all?")
+    parser.add_argument("--only", action="append", choices=BENCHMARKS, help="this one; repeatable")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=_folder(),
+        help="where the database lives, on a real disk (default: %(default)s)",
+    )
+    chosen = parser.parse_args()
+    logs.configure(level=logging.ERROR)
+    measured: list[Figure] = []
+    failed = False
+    try:
+        seen = asyncio.run(_machine(chosen.folder))
+    except _COULD_NOT as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    for name in chosen.only or BENCHMARKS:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        run = importlib.import_module(BENCHMARKS[name]).run
+        try:
+            measured += asyncio.run(run(chosen.folder, quick=chosen.quick))
+        except _COULD_NOT as error:
+            failed = True
+            print(f"benchmarks: {name} could not run: {error}", file=sys.stderr)
+        except Exception:
+            # A fault of ours: the others can still be measured.
+            failed = True
+            traceback.print_exc()
+            print(f"benchmarks: {name} could not run, see above", file=sys.stderr)
+    print(figures.table(measured))
+    print()
+    for name, value in seen.items():
+        print(f"{name}: {value}")
+    if chosen.json is not None:
+        figures.write(chosen.json, seen, measured)
+    return 1 if failed else 0
+
+
+def _folder() -> Path:
+    """Where temporary files outlive a restart, and so are no RAM disk; else where the system says."""
+    lasting = Path("/var/tmp")
+    return lasting if lasting.is_dir() else Path(tempfile.gettempdir())
+
+
+async def _machine(folder: Path) -> dict[str, object]:
+    async with prepared(folder, "machine") as ground:
+        return machine.describe(ground.folder, await ground.value("version"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""Where a benchmark runs: a folder, settings and an embedded PostgreSQL of its own, as shipped.
+
+PostgreSQL keeps the settings that the service gives it; that they are the durable ones is proved
+before anything is measured.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks import machine
+from gateways.gateway import Secret
+from runtime import Problem, migrate
+from runtime import settings as settings_file
+from runtime.database import Database
+from runtime.embedded import Embedded
+from runtime.queries import Queries
+from runtime.settings import Settings
+
+SQL = Queries(Path(__file__).resolve().parent / "sql")
+PERIOD = "2026-01"
+PUSHED = "pushed"  # an account at a vendor that pushes
+PULLED = "pulled"  # and one at a vendor that is asked
+TOKEN = "token-of-the-benchmark"
+
+_SETTINGS = f"""\
+data_dir = "./data"
+
+[receiver]
+host = "127.0.0.1"
+port = 0
+workers = 2
+
+[accounts.{PUSHED}]
+gateway = "thinkapi"
+credentials = {{ app_code = "none-is-called" }}
+callback_tokens = ["{TOKEN}"]
+
+[[accounts.{PUSHED}.tariffs]]
+from = 2025-01-01
+price = "0.035"
+
+[accounts.{PULLED}]
+gateway = "thinksms"
+credentials = {{ user_id = "none-is-called", account = "none-is-called", password = "none-is-called" }}
+"""
+_DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
+_READY_SECONDS = 60.0
+
+T = TypeVar("T")
+
+
+class CannotRun(Problem):
+    """A benchmark that could not be run; the text says in one line why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A folder, the settings in it, and the server that runs on it."""
+
+    folder: Path
+    settings: Settings
+    embedded: Embedded
+    database: Database
+
+    async def execute(self, name: str, *arguments: Any) -> None:
+        """Run a query of `benchmarks/sql` without a result, for as long as it takes."""
+        async with self.database.connection() as connection:
+            await connection.execute(SQL[name], *arguments)
+
+    async def value(self, name: str, *arguments: Any) -> Any:
+        """Return the one value of a query of `benchmarks/sql`."""
+        async with self.database.connection() as connection:
+            return await connection.fetchval(SQL[name], *arguments)
+
+    async def row(self, name: str, *arguments: Any) -> Any:
+        """Return the first row of a query of `benchmarks/sql`."""
+        async with self.database.connection() as connection:
+            return await connection.fetchrow(SQL[name], *arguments)
+
+    async def settle_down(self) -> None:
+        """Write out what is dirty, so that no half of a round pays for the other's pages."""
+        await self.execute("checkpoint")
+
+
+@asynccontextmanager
+async def prepared(parent: Path, name: str) -> AsyncIterator[Ground]:
+    """Yield a fresh ground below `parent`, migrated and empty; nothing of it is left behind."""
+    with _folder(parent, name) as folder:
+        file = folder / "huizhi.toml"
+        file.write_text(_SETTINGS, "utf-8")
+        settings = settings_file.load(file, {})
+        embedded = Embedded(settings.data_dir)
+        try:
+            dsn = embedded.start()
+            database = Database(dsn=Secret(dsn), name="huizhi benchmark")
+            async with database.connection() as connection:
+                await migrate.migrate(connection)
+                for setting in _DURABLE:
+                    if (value := await connection.fetchval(SQL["setting"], setting)) != "on":
+                        raise CannotRun(
+                            f"PostgreSQL has {setting} = {value}: that measures nothing"
+                        )
+            yield Ground(folder, settings, embedded, database)
+        finally:
+            embedded.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running `huizhi receiver`."""
+
+    process: int
+    port: int
+
+
+@contextmanager
+def receiver(ground: Ground) -> Iterator[Service]:
+    """Run the real receiver, with its workers, on the ground's settings and database."""
+    log = ground.folder / "receiver.log"
+    env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "huizhi", "--config", str(ground.settings.file), "receiver"],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        try:
+            port = int(said.partition("://")[2].partition("/")[0].rpartition(":")[2])
+        except ValueError:
+            process.wait(10)
+            raise CannotRun(f"the receiver did not start: {_last_line(log)}") from None
+        _await_ready(process, port, log)
+        yield Service(process.pid, port)
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a work took in a process of its own, beside what it returned."""
+
+    seconds: float
+    peak_bytes: int
+    result: Any
+
+
+def apart(work: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Measured:
+    """Run `work(*arguments)` in a fresh process, so that its memory is its own.
+
+    `work` times itself: it returns (seconds, result).
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as processes:
+        (seconds, result), peak = processes.submit(_apart, work, arguments).result()
+    return Measured(seconds, peak, result)
+
+
+def _apart(
+    work: Callable[..., Coroutine[Any, Any, Any]], arguments: tuple[Any, ...]
+) -> tuple[Any, int]:
+    return asyncio.run(work(*arguments)), machine.peak_bytes()
+
+
+@contextmanager
+def _folder(parent: Path, name: str) -> Iterator[Path]:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f"huizhi-bench-{name}-", dir=parent))
+    except OSError as error:
+        raise CannotRun(f"{parent} cannot be used: {error.strerror}") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _await_ready(process: subprocess.Popen[str], port: int, log: Path) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise CannotRun(f"the receiver is not ready: {_last_line(log)}")
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text("utf-8", "replace").strip().splitlines()
+    return lines[-1][-300:] if lines else "it said nothing"
