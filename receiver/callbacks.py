@@ -19,6 +19,7 @@ import structlog
 from gateways.gateway import Acknowledgement, Callback
 from receiver.ingest import Full, Ingest, Waiter
 from runtime import metrics, records
+from runtime.records import Record
 from runtime.settings import AccountSettings, Settings
 
 log = structlog.get_logger()
@@ -59,8 +60,8 @@ class Callbacks:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request; see interface section 3 for what gets which answer."""
-        account = self._admit(scope["raw_path"])
-        if account is None or scope["method"] not in account.gateway.methods:
+        account = self._admit(scope["method"], scope["raw_path"])
+        if account is None:
             metrics.CALLBACKS.labels("", "forged").inc()
             log.warning("callback.forged", peer=_peer_of(scope))
             await not_found(send)
@@ -87,9 +88,8 @@ class Callbacks:
             headers=_kept(headers),
             body=bytes(body),
         )
-        record = records.of_callback(name, callback, received_at=datetime.now(UTC), peer=peer)
         try:
-            await self._ingest.store(record)
+            await self._ingest.store(_record(account, callback, peer))
         except Full:
             metrics.CALLBACKS.labels(name, "unavailable").inc()
             await _answer(send, 503, b"not stored, try again\n", retry_after=True)
@@ -105,8 +105,8 @@ class Callbacks:
         peer. `target` is the request's path and query.
         """
         path, _, query = target.partition(b"?")
-        account = self._admit(path)
-        if account is None or account.callback_networks or method not in account.gateway.methods:
+        account = self._admit(method, path)
+        if account is None or account.callback_networks:
             return None
         merged = _merged(headers)
         length = merged.get(b"content-length", b"0")
@@ -125,17 +125,11 @@ class Callbacks:
         Raises `Full`.
         """
         callback = Callback(method=head.method, query=head.query, headers=head.headers, body=body)
-        account = head.account
-        self._ingest.put(
-            records.of_callback(
-                account.account.name, callback, received_at=datetime.now(UTC), peer=peer
-            ),
-            waiter,
-        )
-        return account.gateway.acknowledge(callback)
+        self._ingest.put(_record(head.account, callback, peer), waiter)
+        return head.account.gateway.acknowledge(callback)
 
-    def _admit(self, path: bytes) -> AccountSettings | None:
-        """Return the account that `path` may push to, if it is spelled just so and its token is right.
+    def _admit(self, method: str, path: bytes) -> AccountSettings | None:
+        """Return the account that may be pushed to by `method` at `path`, spelled just so, token right.
 
         Takes the raw path: routers forgive a slash too many. Takes as long for a name that is wrong
         as for a token that is.
@@ -148,7 +142,8 @@ class Callbacks:
         admitted = False
         for expected in self._tokens.get(named) or (_NOTHING,):
             admitted |= hmac.compare_digest(given, expected)
-        return self._accounts.get(named) if admitted else None
+        account = self._accounts.get(named) if admitted else None
+        return account if account is not None and method in account.gateway.methods else None
 
     def _peer(self, scope: Any, headers: Mapping[bytes, bytes]) -> str:
         """Return who sent this: the nearest address that is no proxy of ours."""
@@ -173,6 +168,11 @@ class Callbacks:
             body += message.get("body", b"")
             if len(body) > self._max_body_bytes or not message.get("more_body", False):
                 return body
+
+
+def _record(account: AccountSettings, callback: Callback, peer: str) -> Record:
+    name = account.account.name
+    return records.of_callback(name, callback, received_at=datetime.now(UTC), peer=peer)
 
 
 def _merged(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
