@@ -5,6 +5,7 @@ and reconciling need, and the vendor's own words beside our reading of them.
 """
 
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 
 import msgspec
@@ -28,7 +29,20 @@ class ReviewStatus(StrEnum):
     PENDING = "pending"
     APPROVED = "approved"
     REJECTED = "rejected"
+    DELETED = "deleted"
     UNKNOWN = "unknown"
+
+
+class Charge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a vendor says that one message cost it: billed evidence that needs no statement.
+
+    `segments` billed at `price` each make `amount` of `currency`; None where it gave none.
+    """
+
+    segments: int | None = None
+    price: Decimal | None = None
+    amount: Decimal | None = None
+    currency: str | None = None
 
 
 class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -36,6 +50,8 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `phone` is normalised (`gateways.phone.normalise`), `reported_at` is the vendor's time, aware,
     or None where the vendor gave none; `vendor_code` is the vendor's status exactly as text.
+    `also` are other ids that the vendor may have named the same message by when it took it, the
+    likeliest first; `reference` is our own word for it (`Outgoing.reference`), handed back.
     """
 
     vendor_message_id: str
@@ -44,6 +60,9 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     vendor_code: str
     reason: str | None = None
     reported_at: datetime | None = None
+    also: tuple[str, ...] = ()
+    reference: str | None = None
+    charge: Charge | None = None
 
 
 class InboundMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -71,7 +90,44 @@ class ReviewResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     updated_at: datetime | None = None
 
 
-Event = DeliveryReport | InboundMessage | ReviewResult
+class Accepted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The vendor took a message and gave it an id; `phone` None: every number of the request."""
+
+    vendor_message_id: str
+    phone: str | None = None
+
+
+class Rejected(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The vendor did not take one number of a request of which it took others."""
+
+    phone: str
+    vendor_code: str
+    reason: str | None = None
+
+
+class Balance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What an account has left, as the vendor said it; may be negative (post-paid).
+
+    `kind` is the vendor's own word for which of several it is, `currency` None where the figure
+    counts messages or where the vendor does not say what it counts.
+    """
+
+    kind: str
+    amount: Decimal
+    currency: str | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The vendor's answer to a question or a request that changes no message, in its words.
+
+    `positive`: the text holds no forbidden word, the password is changed; None: cannot be told.
+    """
+
+    words: str
+    positive: bool | None
+
+
+Event = DeliveryReport | InboundMessage | ReviewResult | Accepted | Rejected | Balance | Answer
 
 
 class Parsed(msgspec.Struct, frozen=True, kw_only=True):

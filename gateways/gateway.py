@@ -5,8 +5,9 @@ stored bytes only. A client fetches bytes and understands nothing: what a vendor
 be durable before a parser's bug can meet it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -15,7 +16,7 @@ import msgspec
 
 from gateways.errors import Unsupported
 from gateways.events import Parsed, ReviewKind
-from gateways.segments import Unit
+from gateways.segments import Rule, Unit
 
 if TYPE_CHECKING:
     from gateways.http import Transport
@@ -79,17 +80,60 @@ class Call(StrEnum):
     ADD_TEMPLATE = "add_template"
     MODIFY_SIGN = "modify_sign"
     MODIFY_TEMPLATE = "modify_template"
+    DELETE_SIGN = "delete_sign"
+    DELETE_TEMPLATE = "delete_template"
+    SEND = "send"
+    LIST_SENT = "list_sent"
+    LIST_INBOUND = "list_inbound"
+    QUERY_BALANCE = "query_balance"
+    CHECK_KEYWORD = "check_keyword"
+    CHANGE_PASSWORD = "change_password"  # noqa: S105  the name of a call
     PULL_REPORTS = "pull_reports"
     PULL_INBOUND = "pull_inbound"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A vendor's answer to one of our calls, raw; header names lower-case. HTTP status was 2xx."""
+    """A vendor's answer to one of our calls, raw; header names lower-case.
+
+    HTTP status was 2xx, or one that the client asked the transport to read. `subject` is what the
+    call was about, as the record that keeps the reply has it; a client leaves it empty.
+    """
 
     call: Call
     headers: Mapping[str, str]
     body: bytes
+    subject: str = ""
+
+
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+    """One text to one number, on its way out.
+
+    `phone` is normalised; `number` is what the sender wrote, for vendors who want a country code
+    (`gateways.phone.international`). `reference` is our own word for it, 32 hexadecimal digits,
+    unique for ever. `content` is the text without its sign, `params` are a template's variables:
+    by name, or in their order.
+    """
+
+    phone: str
+    number: str
+    reference: str
+    content: str | None = None
+    params: Mapping[str, str] | Sequence[str] | None = None
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call sends: the same text to all, or where `personal` to each its own.
+
+    `sign` has no brackets; for a gateway with `signs_by_id` it is the sign's id. `send_at` is aware.
+    No two `messages` have the same `phone`.
+    """
+
+    messages: tuple[Outgoing, ...]
+    personal: bool = False
+    sign: str | None = None
+    template_id: str | None = None
+    send_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +161,48 @@ class Client:
         """How many rows to ask a pull for; a page with fewer is the last. 0: the vendor decides."""
         return 0
 
-    async def query_status(self, vendor_message_id: str) -> Reply:
-        """Ask for the state of one message; repeatable."""
+    @property
+    def ids_per_query(self) -> int:
+        """How many messages one `query_status` can ask about."""
+        return 1
+
+    @property
+    def numbers_per_send(self) -> int:
+        """How many numbers one `send` takes with the same text."""
+        return 1
+
+    @property
+    def texts_per_send(self) -> int:
+        """How many numbers one `send` takes with a text each."""
+        return 1
+
+    async def send(self, batch: Batch) -> Reply:
+        """Send; never repeated once the request left. The reply gives `Accepted` and `Rejected`."""
+        raise Unsupported(f"{self.account.gateway} does not send")
+
+    async def query_status(self, vendor_message_ids: Sequence[str]) -> Reply:
+        """Ask for the state of up to `ids_per_query` messages; repeatable."""
         raise Unsupported(f"{self.account.gateway} has no status query")
+
+    async def list_sent(self, start: datetime, end: datetime, index: int) -> Reply:
+        """Ask for what was sent from `start` to `end` (aware), from row `index` on; repeatable."""
+        raise Unsupported(f"{self.account.gateway} has no list of what was sent")
+
+    async def list_inbound(self, start: datetime, end: datetime, page: int) -> Reply:
+        """Ask for the inbound messages from `start` to `end`, page 1 first; repeatable."""
+        raise Unsupported(f"{self.account.gateway} has no list of inbound messages")
+
+    async def query_balance(self) -> Reply:
+        """Ask what the account has left; repeatable."""
+        raise Unsupported(f"{self.account.gateway} has no balance query")
+
+    async def check_keyword(self, content: str) -> Reply:
+        """Ask whether a text holds forbidden words; repeatable."""
+        raise Unsupported(f"{self.account.gateway} has no keyword check")
+
+    async def change_password(self, password: Secret) -> Reply:
+        """Give the account a new password."""
+        raise Unsupported(f"{self.account.gateway} has no password change")
 
     async def query_review(self, kind: ReviewKind, vendor_id: str) -> Reply:
         """Ask for the state of one sign or template; repeatable."""
@@ -136,6 +219,10 @@ class Client:
     ) -> Reply:
         """Submit a rejected sign or template again, corrected, under its id."""
         raise Unsupported(f"{self.account.gateway} takes no {kind}s for review")
+
+    async def delete_review(self, kind: ReviewKind, vendor_id: str) -> Reply:
+        """Delete a sign or template, whatever became of it."""
+        raise Unsupported(f"{self.account.gateway} deletes no {kind}s")
 
     async def pull_reports(self, limit: int) -> Reply:
         """Take up to `limit` reports. The vendor hands each out once."""
@@ -159,7 +246,13 @@ class Gateway:
     `credentials` and `options` are msgspec Structs (fields of type `Secret` for secrets) that
     settings are converted to, unknown keys forbidden. `methods`: how the vendor may push.
     `check_review` says, a sentence each, what the vendor's rules have against a sign (`content` is
-    None) or a template before it is submitted; pure.
+    None) or a template before it is submitted; pure. `check_send` says, a sentence each, why what a
+    sender wants cannot be sent through this account at all, before anything is; pure, phones and
+    texts not quoted; None: everything can. `fill` puts variables into a template's text, None where
+    it cannot. `signs_by_id`: the vendor wants a sign's id, not its name. `reports` False: nothing
+    ever comes back, and "taken by the vendor" is the last that can be known of a message. `rule` is
+    how the vendor counts segments for the account, `unit` what the domestic rule takes for one
+    character; both are what the settings may override.
     """
 
     name: str
@@ -173,7 +266,12 @@ class Gateway:
     options: type[msgspec.Struct] = NoOptions
     methods: frozenset[str] = frozenset({"POST"})
     unit: Unit = Unit.UTF16
+    rule: Callable[[Account], Rule] = lambda _account: Rule.DOMESTIC
     check_review: Callable[[ReviewKind, str, str | None], tuple[str, ...]] | None = None
+    check_send: Callable[[Batch, Account], tuple[str, ...]] | None = None
+    fill: Callable[[str, Mapping[str, str] | Sequence[str]], str | None] | None = None
+    signs_by_id: bool = False
+    reports: bool = True
     supports: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -5,14 +5,16 @@ their secret in the query string.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx
+import msgspec
 import stamina
 from aiolimiter import AsyncLimiter
 
@@ -55,10 +57,11 @@ def open_client() -> httpx.AsyncClient:
 class Transport:
     """Calls to one vendor for one account, at its rate; belongs to one event loop.
 
-    Every call returns `(headers, body)` of a 2xx reply, header names lower-case, the body as it
-    came. A call is either repeatable, or `destructive`: it changes something at the vendor, or is
-    answered once only. A destructive call that `submits` would make a second thing if it were
-    repeated: of its 5xx only 503 says that nothing happened. Raises
+    Every call returns `(headers, body)` of a 2xx reply, or of one whose status is in `reads`
+    because the vendor says something in it; header names lower-case, the body as it came. A call is
+    either repeatable, or `destructive`: it changes something at the vendor, or is answered once
+    only. A destructive call that `submits` would make a second thing if it were repeated: of its
+    5xx only 503 says that nothing happened. Raises
 
     - `Unavailable`: nothing happened (no connection, HTTP 429 or 5xx), or the call was repeatable,
       which comes to the same. Tried a few times first, honouring Retry-After.
@@ -92,10 +95,11 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         destructive: bool = False,
         submits: bool = False,
+        reads: Set[int] = frozenset(),
     ) -> tuple[Mapping[str, str], bytes]:
         """GET `url` with `params` in its query."""
         risk = _risk(destructive, submits)
-        return await self._repeat("GET", url, params, None, headers or {}, risk)
+        return await self._repeat("GET", url, params, None, headers or {}, risk, reads)
 
     async def post(
         self,
@@ -106,6 +110,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         destructive: bool = False,
         submits: bool = False,
+        reads: Set[int] = frozenset(),
     ) -> tuple[Mapping[str, str], bytes]:
         """POST `form`, percent-encoded in `charset`, to `url`."""
         try:
@@ -114,7 +119,22 @@ class Transport:
             raise Unavailable(f"the request cannot be written in {charset}") from None
         kind = {"content-type": f"application/x-www-form-urlencoded; charset={charset}"}
         risk = _risk(destructive, submits)
-        return await self._repeat("POST", url, None, body, kind | dict(headers or {}), risk)
+        return await self._repeat("POST", url, None, body, kind | dict(headers or {}), risk, reads)
+
+    async def post_json(
+        self,
+        url: str,
+        *,
+        document: Any,
+        headers: Mapping[str, str] | None = None,
+        submits: bool = False,
+        reads: Set[int] = frozenset(),
+    ) -> tuple[Mapping[str, str], bytes]:
+        """POST `document` as JSON in UTF-8 to `url`."""
+        body = msgspec.json.encode(document)
+        kind = {"content-type": "application/json;charset=UTF-8"}
+        risk = _risk(False, submits)
+        return await self._repeat("POST", url, None, body, kind | dict(headers or {}), risk, reads)
 
     async def _repeat(
         self,
@@ -124,6 +144,7 @@ class Transport:
         content: bytes | None,
         headers: Mapping[str, str],
         risk: _Risk,
+        reads: Set[int],
     ) -> tuple[Mapping[str, str], bytes]:
         # No compression, so that the bytes kept as evidence are those that were sent.
         headers = {"accept-encoding": "identity"} | dict(headers)
@@ -141,14 +162,16 @@ class Transport:
                         raise _Unsendable from None
                     if (request.url.port or 0) > _LAST_PORT:  # httpx lets it through
                         raise _Unsendable
-                    return await self._once(request, risk)
+                    return await self._once(request, risk, reads)
         except _Unsendable:
             raise Unavailable(
                 "the request cannot be written: look at base_url and credentials"
             ) from None
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _once(self, request: httpx.Request, risk: _Risk) -> tuple[Mapping[str, str], bytes]:
+    async def _once(
+        self, request: httpx.Request, risk: _Risk, reads: Set[int]
+    ) -> tuple[Mapping[str, str], bytes]:
         """Make one attempt."""
         arrived = bytearray()
         response: httpx.Response | None = None
@@ -168,10 +191,10 @@ class Transport:
             raise _Unsendable from None
         except (httpx.HTTPError, TimeoutError) as error:
             # A cut error page changes nothing about what its status says.
-            if response is None or response.is_success:
+            if response is None or response.is_success or response.status_code in reads:
                 raise _cut(type(error).__name__, bytes(arrived), risk) from None
         body = bytes(arrived)
-        if not response.is_success:
+        if not response.is_success and response.status_code not in reads:
             raise _status_error(response, body, risk)
         if len(body) > self._max_bytes:
             if risk is not _Risk.NONE:

@@ -5,6 +5,7 @@ import unicodedata
 
 _NOT_DIGITS = re.compile(r"\D+", re.ASCII)
 _MAINLAND = re.compile(r"(?:86)?(1\d{10})", re.ASCII)
+_MOBILE = re.compile(r"1[3-9]\d{9}", re.ASCII)
 _LONG_NUMBER = re.compile(r"\d{7,}")
 
 
@@ -22,6 +23,19 @@ def normalise(phone: str | int) -> str:
         digits = digits[2:]
     mainland = _MAINLAND.fullmatch(digits)
     return mainland[1] if mainland else digits
+
+
+def international(number: str) -> str:
+    """Return `number` as digits with its country code, as vendors who send abroad want it; pure.
+
+    What begins with `+` or `00` has its code; of what has neither, a mainland number without `86`
+    gets it and everything else is taken to have its own.
+    """
+    text = unicodedata.normalize("NFKC", number).strip()
+    digits = _NOT_DIGITS.sub("", text)
+    if text.startswith("+") or digits.startswith("00"):
+        return digits.lstrip("0")
+    return f"86{digits}" if _MOBILE.fullmatch(digits) else digits
 
 
 def masked(phone: str) -> str:

@@ -5,7 +5,7 @@ one, ends the waiting for a message.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,10 +17,11 @@ import msgspec
 import structlog
 
 from gateways.errors import Garbled, GatewayError, Indeterminate, Malformed, Refused, Unavailable
-from gateways.events import ReviewKind
+from gateways.events import DeliveryReport, Event, ReviewKind, ReviewResult
 from gateways.gateway import Call, Client, Reply
 from gateways.http import Transport
 from runtime import metrics, records, settlement
+from runtime.identity import text_digest
 from runtime.queries import QUERIES
 from runtime.records import Record
 from runtime.settings import AccountSettings, Settings
@@ -148,7 +149,8 @@ async def poll_statuses(caller: Caller, *, all_now: bool = False) -> Done:
     if all_now:
         sent_by = started - timedelta(seconds=settings.poll_after_seconds)
         await caller.pool.execute(QUERIES["ask_now"], caller.name, started, sent_by)
-    size = max(1, min(CHUNK, int(settings.requests_per_second * CHUNK_SECONDS)))
+    per_call = caller.client.ids_per_query
+    size = max(1, min(CHUNK, int(settings.requests_per_second * CHUNK_SECONDS) * per_call))
     while not done.failures:
         due = await caller.pool.fetch(
             QUERIES["claim_awaiting"],
@@ -160,15 +162,22 @@ async def poll_statuses(caller: Caller, *, all_now: bool = False) -> Done:
         if not due:
             break
         client = caller.client
-        answers = await _ask_all(
+        groups = {_subject(group): group for group in _groups(due, client.ids_per_query)}
+        told = await _ask_all(
             caller,
             Call.QUERY_STATUS,
             {
-                row["vendor_message_id"]: partial(client.query_status, row["vendor_message_id"])
-                for row in due
+                subject: _Question(partial(client.query_status, group), len(group))
+                for subject, group in groups.items()
             },
             done,
         )
+        answers = {
+            id: id in told[subject]
+            for subject, group in groups.items()
+            if subject in told
+            for id in group
+        }
         asked = [row for row in due if row["vendor_message_id"] in answers]
         done.expired += await _expire_asked(caller, asked, answers)
         await caller.pool.execute(
@@ -203,7 +212,7 @@ async def poll_reviews(caller: Caller, *, all_now: bool = False) -> Done:
             await _ask_all(
                 caller,
                 call,
-                {id: partial(client.query_review, kind, id) for id in ids},
+                {id: _Question(partial(client.query_review, kind, id)) for id in ids},
                 done,
             )
     return done
@@ -231,20 +240,35 @@ async def expire_by_clock(caller: Caller, due_by: datetime) -> int:
         )
 
 
+class _Question(msgspec.Struct, frozen=True):
+    """A call to make, and about how many things it asks."""
+
+    ask: Callable[[], Awaitable[Reply]]
+    about: int = 1
+
+
 class _Answer(msgspec.Struct, frozen=True):
-    """What came of a question: bytes worth keeping, and why they tell no state (None: they do)."""
+    """What came of a question: bytes worth keeping, the ids whose state they tell, or why none."""
 
     record: Record | None
+    told: Set[str]
     error: GatewayError | None
 
 
+def _groups(due: Iterable[Any], size: int) -> Iterator[tuple[str, ...]]:
+    ids = tuple(dict.fromkeys(row["vendor_message_id"] for row in due))
+    return (ids[start : start + size] for start in range(0, len(ids), size))
+
+
+def _subject(ids: Sequence[str]) -> str:
+    """Name a question about `ids` for its record: a reply to one about many is long enough."""
+    return ids[0] if len(ids) == 1 else f"{len(ids)} ids {text_digest(*ids).hex()}"
+
+
 async def _ask_all(
-    caller: Caller,
-    call: Call,
-    questions: Mapping[str, Callable[[], Awaitable[Reply]]],
-    done: Done,
-) -> dict[str, bool]:
-    """Ask, store and settle; say of each subject asked about whether the vendor told its state."""
+    caller: Caller, call: Call, questions: Mapping[str, _Question], done: Done
+) -> dict[str, Set[str]]:
+    """Ask, store and settle; say of each subject asked about which ids the vendor told the state of."""
     answers: dict[str, _Answer] = {}
     waiting = iter(questions.items())
     late = Unavailable(f"no reply within {ASK_SECONDS:.0f} seconds")
@@ -253,8 +277,8 @@ async def _ask_all(
         for subject, question in waiting:
             if done.retry_after_seconds:
                 return
-            answers[subject] = _Answer(None, late)
-            answer = answers[subject] = await _ask(caller, call, subject, question)
+            answers[subject] = _Answer(None, frozenset(), late)
+            answer = answers[subject] = await _ask(caller, call, subject, question.ask)
             match answer.error:
                 case Unavailable(retry_after_seconds=float(seconds)) if seconds > PAUSE_SECONDS:
                     done.retry_after_seconds = max(done.retry_after_seconds, seconds)
@@ -271,23 +295,23 @@ async def _ask_all(
     if found := [answer.record for answer in answers.values() if answer.record is not None]:
         done.final += await caller.store(found)
     silent = [answer.error for answer in answers.values() if answer.error is not None]
-    told = len(answers) - len(silent)
-    done.asked += len(answers)
-    done.answered += told
-    if done.retry_after_seconds or not told:
+    done.asked += sum(questions[subject].about for subject in answers)
+    done.answered += sum(len(answer.told) for answer in answers.values())
+    if silent and (done.retry_after_seconds or len(silent) == len(answers)):
         done.failures.append(f"{call}: {len(silent)} of {len(answers)} not answered: {silent[-1]}")
-    return {subject: answer.error is None for subject, answer in answers.items()}
+    return {subject: answer.told for subject, answer in answers.items()}
 
 
 async def _ask(
     caller: Caller, call: Call, subject: str, question: Callable[[], Awaitable[Reply]]
 ) -> _Answer:
     record: Record | None = None
+    told: Set[str] = frozenset()
     error: GatewayError | None = None
     try:
         record = _record(caller, subject, await question())
-        if not records.parse(record, caller.settings.gateway, caller.settings.account).events:
-            error = Garbled("the reply tells no state")
+        events = records.parse(record, caller.settings.gateway, caller.settings.account).events
+        told = {_named(event) for event in events}
     except Refused as refused:
         record, error = None, refused
     except (Garbled, Malformed) as garbled:
@@ -302,7 +326,14 @@ async def _ask(
         log.exception("reply.failed", account=caller.name, call=call.value)
         error = Garbled(f"reading the reply failed: {type(bug).__name__}")
     caller.count(call, error)
-    return _Answer(record, error)
+    return _Answer(record, told, error)
+
+
+def _named(event: Event) -> str:
+    match event:
+        case DeliveryReport(vendor_message_id=named) | ReviewResult(vendor_id=named):
+            return named
+    return ""
 
 
 def _record(caller: Caller, subject: str, reply: Reply) -> Record:

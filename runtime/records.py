@@ -100,7 +100,12 @@ def parse(record: Record, gateway: Gateway, account: Account) -> Parsed:
             method=record.method, query=record.query, headers=record.headers, body=record.body
         )
         return gateway.parse_callback(callback, account)
-    reply = Reply(call=Call(record.call), headers=record.headers, body=record.body)
+    reply = Reply(
+        call=Call(record.call),
+        headers=record.headers,
+        body=record.body,
+        subject=record.subject or "",
+    )
     return gateway.parse_reply(reply, account)
 
 

@@ -1,5 +1,7 @@
 """ThinkAPI's calls, and the reading of their replies."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from gateways import wire
@@ -21,9 +23,10 @@ class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ThinkApiClient(Client):
     """ThinkAPI's queries, which are repeatable, and its submissions, which are not."""
 
-    async def query_status(self, vendor_message_id: str) -> Reply:
+    async def query_status(self, vendor_message_ids: Sequence[str]) -> Reply:
         """Ask for the state of one message."""
-        return await self._get(Call.QUERY_STATUS, {"id": vendor_message_id})
+        (one,) = vendor_message_ids
+        return await self._get(Call.QUERY_STATUS, {"id": one})
 
     async def query_review(self, kind: ReviewKind, vendor_id: str) -> Reply:
         """Ask for the state of one sign or template."""

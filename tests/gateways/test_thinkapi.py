@@ -195,7 +195,7 @@ def test_a_reply_to_a_call_of_other_vendors_is_garbled(account: Account) -> None
     ("ask", "path", "call"),
     [
         (
-            lambda client: client.query_status("6055075678d9"),
+            lambda client: client.query_status(["6055075678d9"]),
             "/sms/query_status",
             Call.QUERY_STATUS,
         ),

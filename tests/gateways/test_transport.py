@@ -274,6 +274,26 @@ async def test_other_statuses_are_not_repeated(
     assert not isinstance(error, Garbled) or error.body == body
 
 
+async def test_a_status_that_the_vendor_speaks_in_is_read_and_not_repeated() -> None:
+    vendor = Vendor(_http("500 Internal Server Error", b'{"status":"INTERNAL_ERROR"}'))
+    async with vendor.transport() as (transport, url):
+        _, body = await transport.post_json(url, document={}, submits=True, reads={500})
+    assert body == b'{"status":"INTERNAL_ERROR"}'
+    assert len(vendor.requests) == 1
+
+
+async def test_a_document_goes_as_json_in_utf_8() -> None:
+    vendor = Vendor(_http("200 OK", b"{}"))
+    async with vendor.transport() as (transport, url):
+        await transport.post_json(
+            url, document={"content": "你好", "n": "1"}, headers={"Sign": "x"}
+        )
+    head, _, body = vendor.requests[0].partition(b"\r\n\r\n")
+    assert body == '{"content":"你好","n":"1"}'.encode()
+    assert b"content-type: application/json;charset=UTF-8" in head
+    assert b"Sign: x" in head
+
+
 async def test_a_reply_has_a_largest_size() -> None:
     vendor = Vendor(_http("200 OK", b"x" * 100_000))
     async with vendor.transport(max_bytes=1_000) as (transport, url):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateways import wire
 from gateways.errors import Malformed, Refused
-from gateways.phone import masked, normalise, redacted
+from gateways.phone import international, masked, normalise, redacted
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 TEXT = "空号，联通"
@@ -165,6 +165,24 @@ def test_phones_have_one_spelling(phone: str | int, digits: str) -> None:
 @given(st.text(alphabet="0123456789+- ８٣a", max_size=25))
 def test_normalising_twice_changes_nothing(phone: str) -> None:
     assert normalise(normalise(phone)) == normalise(phone)
+
+
+@pytest.mark.parametrize(
+    ("number", "digits"),
+    [
+        ("13900000000", "8613900000000"),
+        ("8613900000000", "8613900000000"),
+        ("+86 139 0000 0000", "8613900000000"),
+        ("0086-13900000000", "8613900000000"),
+        ("+1 390 555 0100 0", "139055501000"),
+        ("+13905550100", "13905550100"),
+        ("91856321412", "91856321412"),
+        ("+８６13900000000", "8613900000000"),
+        ("10690000", "10690000"),
+    ],
+)
+def test_international_numbers_have_their_country_code(number: str, digits: str) -> None:
+    assert international(number) == digits
 
 
 @pytest.mark.parametrize("phone", ["", "+", "13509898765,13800138000"])
