@@ -237,6 +237,11 @@ class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """For a gateway whose accounts have no keys of their own."""
 
 
+def domestic(_account: Account) -> Rule:
+    """Count by the rule of mainland vendors, whatever the account."""
+    return Rule.DOMESTIC
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
     """One vendor's dialect.
@@ -249,7 +254,10 @@ class Gateway:
     None) or a template before it is submitted; pure. `check_send` says, a sentence each, why what a
     sender wants cannot be sent through this account at all, before anything is; pure, phones and
     texts not quoted; None: everything can. `fill` puts variables into a template's text, None where
-    it cannot. `signs_by_id`: the vendor wants a sign's id, not its name. `reports` False: nothing
+    it cannot. `explain` says what a code means with which the vendor refuses a
+    send. `signs_by_id`: the vendor wants a sign's id, not its name.
+    `id_per_number`: each number of a request gets an id of its own, so that the same number twice can
+    be told apart. `reports` False: nothing
     ever comes back, and "taken by the vendor" is the last that can be known of a message. `rule` is
     how the vendor counts segments for the account, `unit` what the domestic rule takes for one
     character; both are what the settings may override.
@@ -266,11 +274,13 @@ class Gateway:
     options: type[msgspec.Struct] = NoOptions
     methods: frozenset[str] = frozenset({"POST"})
     unit: Unit = Unit.UTF16
-    rule: Callable[[Account], Rule] = lambda _account: Rule.DOMESTIC
+    rule: Callable[[Account], Rule] = domestic
     check_review: Callable[[ReviewKind, str, str | None], tuple[str, ...]] | None = None
     check_send: Callable[[Batch, Account], tuple[str, ...]] | None = None
     fill: Callable[[str, Mapping[str, str] | Sequence[str]], str | None] | None = None
+    explain: Callable[[str], str | None] | None = None
     signs_by_id: bool = False
+    id_per_number: bool = False
     reports: bool = True
     supports: frozenset[str] = field(init=False)
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "serve": ("huizhi.serve:serve", "Run everything: receivers, reconciler, database."),
     "receiver": ("huizhi.serve:receiver", "Run the internet-facing side only."),
     "reconciler": ("huizhi.serve:reconciler", "Run the internal side only: API and jobs."),
+    "send": ("huizhi.send:send", "Send a text through an account's vendor, once."),
     "sent": ("huizhi.ledger:sent", "Register sent messages from a file."),
     "poll": ("huizhi.poll:poll", "Ask the vendors once, now, for what is missing."),
     "replay": ("huizhi.replay:replay", "Parse quarantined callbacks again."),

@@ -3,10 +3,11 @@
 import asyncio
 import hashlib
 import hmac
+import math
 import os
 import re
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,12 +36,16 @@ from litestar.openapi.spec import (
     SecurityScheme,
 )
 from litestar.openapi.spec.enums import OpenAPIFormat
-from litestar.params import FromPath, JSONBody, MultipartBody, QueryParameter
+from litestar.params import FromPath, HeaderParameter, JSONBody, MultipartBody, QueryParameter
 from litestar.response import Stream
 from litestar.routes import BaseRoute
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 
-from reconciler import exports, ledger, match, periods, reading, statements
+from gateways.errors import Unsupported
+from gateways.http import open_client
+from reconciler import exports, ledger, match, periods, reading, sending, statements
+from reconciler.jobs import holder
+from reconciler.poll import Caller, callers
 from reconciler.reading import Page
 from reconciler.tables import FileError
 from runtime import Problem, metrics
@@ -169,6 +174,38 @@ async def register_sent(request: Request[Any, Any, Any], state: State) -> dict[s
             checked.append(ledger.Rejected(index, str(error)))
     registered = await ledger.register(state.pool, accounts, checked, now=now)
     return msgspec.to_builtins(registered)  # type: ignore[no-any-return]
+
+
+@post(
+    "/v1/messages",
+    status_code=200,
+    responses=_problems(409, 413, 422),
+    request_max_body_size=MAX_SENT_BYTES,
+)
+async def send_messages(
+    state: State,
+    data: JSONBody[sending.Request],
+    key: Annotated[
+        str | None,
+        HeaderParameter(
+            name="Idempotency-Key",
+            description="a request with the key of one before is not sent again",
+        ),
+    ] = None,
+) -> dict[str, Any]:
+    """Send a text through an account's vendor, and say of each number what became of it."""
+    _account(state, data.account)
+    return await sending.send(state.callers[data.account], data, key, now=datetime.now(UTC))
+
+
+@get("/v1/sends/{send_id:uuid}", responses=SHOWING)
+async def show_send(state: State, send_id: FromPath[UUID]) -> dict[str, Any]:
+    """Show what became of a request to send, number by number."""
+    async with state.pool.acquire() as connection:
+        found = await reading.send(connection, state.settings.accounts, send_id)
+    if found is None:
+        raise NotFoundException("no such send")
+    return found
 
 
 @get("/v1/messages", responses=LISTING)
@@ -493,24 +530,27 @@ def create_app(
     settings: Settings,
     database: Database,
     *,
-    jobs: Callable[[Any], Any] | None = None,
+    jobs: Callable[[Any, Mapping[str, Caller]], Any] | None = None,
 ) -> Litestar:
-    """Make the application; `jobs(pool)` gives the async context manager that runs beside it."""
+    """Make the application; `jobs(pool, callers)` gives the async context manager that runs beside it."""
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with database.pool() as pool:
+        async with database.pool() as pool, open_client() as http:
             app.state.pool = pool
+            app.state.callers = callers(settings, pool, http, recorder=holder())
             if jobs is None:
                 yield
             else:
-                async with jobs(pool):
+                async with jobs(pool, app.state.callers):
                     yield
 
     token = hashlib.sha256(api_token(settings).reveal().encode()).digest()
     app = Litestar(
         [
             register_sent,
+            send_messages,
+            show_send,
             list_messages,
             show_message,
             list_callbacks,
@@ -536,6 +576,12 @@ def create_app(
             HTTPException: _problem,
             FileError: _unprocessable,
             match.Impossible: _unprocessable,
+            sending.Unfit: _unprocessable,
+            sending.KeyReused: _unprocessable,
+            sending.StillSending: _still_sending,
+            sending.NothingSent: _nothing_sent,
+            sending.Interrupted: _interrupted,
+            Unsupported: _unprocessable,
             reading.BadCursor: _bad_request,
             **dict.fromkeys(DATABASE_ERRORS, _unavailable),
             # What PostgreSQL says of a value that it was given, such as a text with a NUL.
@@ -778,8 +824,24 @@ def _problem(_: object, error: HTTPException) -> Response[Any]:
     return answer
 
 
-def _unprocessable(_: object, error: Problem) -> Response[Any]:
+def _unprocessable(_: object, error: Exception) -> Response[Any]:
     return _problem_response(422, str(error))
+
+
+def _still_sending(_: object, error: Problem) -> Response[Any]:
+    answer = _problem_response(409, str(error))
+    answer.headers["retry-after"] = "5"
+    return answer
+
+
+def _nothing_sent(_: object, error: sending.NothingSent) -> Response[Any]:
+    answer = _problem_response(503, f"{error}; nothing was sent, try again")
+    answer.headers["retry-after"] = str(math.ceil(error.retry_after_seconds or 5))
+    return answer
+
+
+def _interrupted(_: object, error: Problem) -> Response[Any]:
+    return _problem_response(503, str(error))
 
 
 def _bad_request(_: object, error: Exception) -> Response[Any]:

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -28,6 +28,7 @@ from reconciler import lease as leases
 from reconciler.lease import Lease, LeaseLost
 from reconciler.poll import Caller, Done, callers, expire_by_clock, poll_reviews, poll_statuses
 from reconciler.pull import PULLS, pull
+from reconciler.sending import give_up_dead, resolve
 from runtime import Problem, metrics, settlement
 from runtime.database import DATABASE_ERRORS
 from runtime.queries import QUERIES
@@ -41,6 +42,8 @@ REVIEW_SECONDS = 30.0
 EXPIRY_SECONDS = 30.0
 SETTLE_SECONDS = 5.0
 ORPHANS_SECONDS = 60.0
+SENDS_SECONDS = 5.0
+RESOLVE_SECONDS = 10.0
 LONGEST_BACKOFF_SECONDS = 600.0
 # Batches unsettled for longer were left behind by a dead or overloaded process.
 LEFT_BEHIND_SECONDS = 10.0
@@ -80,17 +83,16 @@ class Jobs:
     whoever runs the jobs next.
     """
 
-    def __init__(self, settings: Settings, pool: Any) -> None:
+    def __init__(self, settings: Settings, pool: Any, asking: Mapping[str, Caller]) -> None:
         self._settings = settings
         self._pool = pool
+        self._asking = asking
         self._holder = holder()
         self._jobs: list[Job] = []
         self._open = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> "Jobs":
-        http = await self._open.enter_async_context(open_client())
-        asking = callers(self._settings, self._pool, http, recorder=self._holder)
-        self._jobs = jobs_of(self._settings, self._pool, asking)
+        self._jobs = jobs_of(self._settings, self._pool, self._asking)
         # Each start and end is no news; what fails is logged and counted here.
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
         scheduler: Any = AsyncIOScheduler(timezone=UTC)  # type: ignore[no-untyped-call]
@@ -201,7 +203,7 @@ def pages(settings: Settings) -> Path:
     return settings.data_dir / "pages"
 
 
-def jobs_of(settings: Settings, pool: Any, asking: dict[str, Caller]) -> list[Job]:
+def jobs_of(settings: Settings, pool: Any, asking: Mapping[str, Caller]) -> list[Job]:
     """List all jobs: those of each account as its vendor allows, and those of the house."""
     jobs = [
         Job(
@@ -215,6 +217,12 @@ def jobs_of(settings: Settings, pool: Any, asking: dict[str, Caller]) -> list[Jo
             account="",
             every_seconds=ORPHANS_SECONDS,
             work=lambda _: join_orphans(pool),
+        ),
+        Job(
+            name="give_up_dead_sends",
+            account="",
+            every_seconds=SENDS_SECONDS,
+            work=lambda _: give_up_dead_sends(settings, pool),
         ),
     ]
     for name, caller in asking.items():
@@ -241,6 +249,8 @@ def _works(
         works.append(
             ("query_review", REVIEW_SECONDS, lambda _: poll_reviews(caller, all_now=all_now))
         )
+    if caller.offers(Call.SEND):
+        works.append(("resolve", RESOLVE_SECONDS, lambda _: resolve(caller)))
     if not caller.offers("query_status") and not caller.offers(Call.PULL_REPORTS):
         works.append(("expire", EXPIRY_SECONDS, lambda _: _expire(caller, datetime.now(UTC))))
     return works
@@ -277,6 +287,13 @@ async def join_orphans(pool: Any) -> Done:
         return Done(final=await settlement.join_left_orphans(connection))
 
 
+async def give_up_dead_sends(settings: Settings, pool: Any) -> Done:
+    """Conclude what a sender left behind that is gone."""
+    if found := await give_up_dead(pool, settings.accounts):
+        log.warning("sends.given_up", submissions=found)
+    return Done()
+
+
 async def one_pass(
     settings: Settings,
     pool: Any,
@@ -295,6 +312,7 @@ async def one_pass(
     # First what is already here, so that nothing is asked or expired for want of settling it.
     await settle(settings, pool, timedelta(0))
     await join_orphans(pool)
+    await give_up_dead_sends(settings, pool)
     async with open_client() as http:
         asking = callers(settings, pool, http, recorder=holder())
         ended = await asyncio.gather(

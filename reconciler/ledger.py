@@ -6,7 +6,7 @@ reports that came first are joined in the same call.
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from gateways.phone import normalise
 from runtime import settlement
 from runtime.identity import message_id, shard_of
 from runtime.queries import QUERIES
+from runtime.sends import first_poll
 from runtime.settings import AccountSettings
 
 MAX_ROWS = 10_000
@@ -70,7 +71,7 @@ class _Row(msgspec.Struct, frozen=True, gc=False):
     id: UUID
     phone: str
     segments: int
-    next_poll_at: datetime
+    next_poll_at: datetime | None
     sent: Sent
 
 
@@ -183,17 +184,12 @@ async def register(
 
 def _row(sent: Sent, settings: AccountSettings, now: datetime) -> _Row:
     phone = normalise(sent.phone)
-    wait = (
-        timedelta(seconds=settings.poll_after_seconds)
-        if "query_status" in settings.gateway.supports
-        else timedelta(hours=settings.poll_until_hours)
-    )
     return _Row(
         shard=shard_of(sent.account, sent.vendor_message_id),
         id=message_id(sent.account, sent.vendor_message_id, phone),
         phone=phone,
         segments=_count(sent, settings) if sent.segments is None else sent.segments,
-        next_poll_at=max(now, sent.sent_at.astimezone(UTC) + wait),
+        next_poll_at=first_poll(settings, sent.sent_at, now),
         sent=sent,
     )
 

@@ -18,6 +18,7 @@ from reconciler.match import money
 from reconciler.periods import Period
 from runtime.identity import shard_of, shard_of_message
 from runtime.queries import QUERIES
+from runtime.sends import UNIDENTIFIED
 from runtime.settings import AccountSettings
 
 MAX_LIMIT = 1000
@@ -167,7 +168,8 @@ async def message(
     shard = shard_of_message(message_id)
     row = await connection.fetchrow(QUERIES["message"], shard, message_id)
     if row is None:
-        return None
+        moved_to = await connection.fetchval(QUERIES["moved_to"], message_id)
+        return None if moved_to is None else await message(connection, accounts, moved_to)
     reports = await connection.fetch(QUERIES["reports_of_message"], shard, message_id)
     lines = await connection.fetch(
         QUERIES["lines_of_message"], shard, message_id, row["account"], row["vendor_message_id"]
@@ -189,9 +191,11 @@ async def message(
                 "received_at": rfc3339(report["received_at"]),
                 "source": report["source"],
                 "record": report["digest"].hex(),
+                "charge": _charge(report),
             }
             for report in reports
         ],
+        "sending": await _sending(connection, row, accounts.get(row["account"])),
         "statement_lines": [
             {
                 "statement_id": str(line["statement_id"]),
@@ -215,6 +219,79 @@ async def message(
             }
             for discrepancy in found
         ],
+    }
+
+
+async def _sending(
+    connection: Any, row: Any, settings: AccountSettings | None
+) -> dict[str, Any] | None:
+    """Say how a message was sent through us; None for one that another system sent."""
+    if row["submission_id"] is None:
+        return None
+    call = await connection.fetchrow(QUERIES["submission"], row["submission_id"])
+    return {
+        "send_id": str(call["send_id"]),
+        "state": call["state"],
+        "numbers": call["numbers"],
+        "called_at": rfc3339(call["called_at"]),
+        "finished_at": rfc3339(call["finished_at"]),
+        "vendor_code": call["vendor_code"],
+        "reason": call["reason"],
+        "explanation": _explanation(settings, call["vendor_code"]),
+        "record": None if call["digest"] is None else call["digest"].hex(),
+        "outcome_by": row["outcome_by"],
+    }
+
+
+def _explanation(settings: AccountSettings | None, vendor_code: str | None) -> str | None:
+    explain = None if settings is None else settings.gateway.explain
+    return None if explain is None or vendor_code is None else explain(vendor_code)
+
+
+def _charge(report: Any) -> dict[str, Any] | None:
+    if all(report[f"billed_{name}"] is None for name in ("segments", "price", "amount")):
+        return None
+    return {
+        "segments": report["billed_segments"],
+        "price": _money(report["billed_price"]),
+        "amount": _money(report["billed_amount"]),
+        "currency": report["billed_currency"],
+    }
+
+
+async def send(
+    connection: Any, accounts: Mapping[str, AccountSettings], send_id: UUID
+) -> dict[str, Any] | None:
+    """Return what became of a request to send, number by number, or None."""
+    row = await connection.fetchrow(QUERIES["send"], send_id)
+    if row is None:
+        return None
+    messages = [
+        _message(each) for each in await connection.fetch(QUERIES["messages_of_send"], send_id)
+    ]
+    settings = accounts.get(row["account"])
+    counts = {"submitted": 0, "refused": 0, "indeterminate": 0}
+    for each in messages:
+        if each["status"] == "refused":
+            each["explanation"] = _explanation(settings, each["vendor_code"])
+        counts[each["status"] if each["status"] in counts else "submitted"] += 1
+    if row["open"]:
+        status = "submitting"
+    elif counts["indeterminate"]:
+        status = "indeterminate"
+    elif not counts["refused"]:
+        status = "submitted"
+    else:
+        status = "partly_refused" if counts["submitted"] else "refused"
+    return {
+        "id": str(row["id"]),
+        "account": row["account"],
+        "status": status,
+        "requested_at": rfc3339(row["requested_at"]),
+        "counts": counts,
+        "messages": messages,
+        "duplicates": list(row["duplicates"]),
+        "replayed": False,
     }
 
 
@@ -509,6 +586,7 @@ def _message(row: Any) -> dict[str, Any]:
     return {
         **{name: row[name] for name in MESSAGE_COLUMNS},
         "id": str(row["id"]),
+        "vendor_message_id": None if row["status"] in UNIDENTIFIED else row["vendor_message_id"],
         "sent_at": rfc3339(row["sent_at"]),
         "reported_at": rfc3339(row["reported_at"]),
     }

@@ -19,8 +19,10 @@ import asyncpg
 import msgspec
 
 from gateways.phone import normalise
+from reconciler import sending
 from reconciler.periods import Period
 from reconciler.tables import Columns, FileError, Row, moment, rows
+from runtime import settlement
 from runtime.identity import message_id, shard_of
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings, Settings
@@ -196,6 +198,11 @@ async def import_file(
             totals.amount,
             now,
         )
+        # A line can tell what became of a message that nobody knew the outcome of.
+        identified = await sending.resolve_by_statement(
+            connection, account, statement, period.bounds(account.account.zone)
+        )
+    await settlement.fold(connection, identified)
     return Statement(
         id=statement,
         version=version,

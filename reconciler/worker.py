@@ -18,7 +18,7 @@ DRAIN_SECONDS = 15
 
 def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     """Serve the API on `bound`, and run the jobs, until SIGTERM or SIGINT."""
-    app = create_app(settings, database, jobs=lambda pool: Jobs(settings, pool))
+    app = create_app(settings, database, jobs=lambda pool, asking: Jobs(settings, pool, asking))
     config = uvicorn.Config(
         app,
         loop="uvloop",

@@ -10,20 +10,29 @@ Whichever of the two folds last sees both.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import asyncpg
 import msgspec
 import structlog
 
-from gateways.errors import Garbled, Malformed, Refused
-from gateways.events import DeliveryReport, InboundMessage, Parsed, ReviewResult
-from runtime import records
+from gateways.errors import Garbled, Indeterminate, Malformed, Refused
+from gateways.events import (
+    Accepted,
+    DeliveryReport,
+    InboundMessage,
+    Parsed,
+    Rejected,
+    ReviewResult,
+)
+from gateways.gateway import Call
+from runtime import records, sends
 from runtime.database import DATABASE_ERRORS
 from runtime.identity import message_id, shard_of, text_digest
 from runtime.queries import QUERIES
 from runtime.records import Record
+from runtime.sends import Outcome
 from runtime.settings import AccountSettings
 
 log = structlog.get_logger()
@@ -59,12 +68,18 @@ class _Understood(msgspec.Struct):
     inbound: dict[_InboundKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
     reviews: dict[_ReviewKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
     quarantined: dict[bytes, tuple[Any, ...]] = msgspec.field(default_factory=dict)
+    outcomes: dict[UUID, Outcome] = msgspec.field(default_factory=dict)
+    # By account: our reference handed back, with the phone and vendor id that it came with.
+    references: dict[str, dict[UUID, tuple[str, str]]] = msgspec.field(default_factory=dict)
 
     def add(self, other: "_Understood") -> None:
         self.reports.update(other.reports)
         self.inbound.update(other.inbound)
         self.reviews.update(other.reviews)
         self.quarantined.update(other.quarantined)
+        self.outcomes.update(other.outcomes)
+        for account, references in other.references.items():
+            self.references.setdefault(account, {}).update(references)
 
     def quarantine(self, record: Record, reason: str) -> None:
         self.quarantined[record.digest] = (
@@ -90,7 +105,7 @@ async def settle(
     """
     understood = _understand(accounts, found)
     try:
-        return await _settle(pool, understood, batches, now)
+        return await _settle(pool, accounts, understood, batches, now)
     except _UNSTORABLE as error:
         unstorable = error
     # A parser should have caught that value. Find the record that brought it, so that the others get
@@ -112,7 +127,7 @@ async def settle(
     log.error("record.not_storable", digest=record.digest.hex(), error=kind)
     understood = _Understood()
     understood.quarantine(record, f"cannot be stored: {kind}")
-    return await _settle(pool, understood, batches, now)
+    return await _settle(pool, accounts, understood, batches, now)
 
 
 async def settle_left_behind(
@@ -172,15 +187,39 @@ def _understand(accounts: Mapping[str, AccountSettings], found: Sequence[Record]
             understood.add(_rows(record, _parse(accounts, record)))
         except (Malformed, Garbled) as error:
             understood.quarantine(record, str(error))
-        except Refused:
-            continue  # understood: the vendor's no to a query brings no event
+            _doubt(understood, record, str(error))
+        except Indeterminate as error:
+            _doubt(understood, record, str(error))
+        except Refused as refused:
+            # Understood: the vendor's no. To a query it brings no event.
+            if record.call == Call.SEND:
+                outcome = _outcome(record, "refused")
+                outcome.vendor_code, outcome.reason = refused.code, refused.words
+                understood.outcomes[outcome.submission] = outcome
         except Exception as error:
             # A parser's bug must not lose the record nor stop the others.
             log.exception(
                 "record.parser_failed", digest=record.digest.hex(), account=record.account
             )
-            understood.quarantine(record, f"the parser failed: {type(error).__name__}")
+            reason = f"the parser failed: {type(error).__name__}"
+            understood.quarantine(record, reason)
+            _doubt(understood, record, reason)
     return understood
+
+
+def _doubt(understood: _Understood, record: Record, reason: str) -> None:
+    """Note of a reply to a send that it does not tell whether anything was sent."""
+    if record.call == Call.SEND:
+        outcome = _outcome(record, "indeterminate")
+        outcome.reason = reason
+        understood.outcomes[outcome.submission] = outcome
+
+
+def _outcome(record: Record, state: Literal["accepted", "refused", "indeterminate"]) -> Outcome:
+    assert record.subject is not None
+    return Outcome(
+        submission=UUID(record.subject), account=record.account, state=state, digest=record.digest
+    )
 
 
 def _parse(accounts: Mapping[str, AccountSettings], record: Record) -> Parsed:
@@ -196,43 +235,64 @@ def _rows(record: Record, parsed: Parsed) -> _Understood:
     for event in parsed.events:
         match event:
             case DeliveryReport():
-                report = _report(record, event)
-                understood.reports[report[:3]] = report
+                _add_report(understood, record, event)
             case InboundMessage():
                 inbound = _inbound(record, event)
                 understood.inbound[inbound[:2]] = inbound
             case ReviewResult():
                 review = _review(record, event)
                 understood.reviews[review[:4]] = review
+            case Accepted() | Rejected() if record.call == Call.SEND:
+                pass
             case _:
                 raise TypeError(type(event).__name__)
+    if record.call == Call.SEND:
+        outcome = _outcome(record, "accepted")
+        outcome.accepted = [event for event in parsed.events if isinstance(event, Accepted)]
+        outcome.rejected = [event for event in parsed.events if isinstance(event, Rejected)]
+        understood.outcomes[outcome.submission] = outcome
     if parsed.problems:
         understood.quarantine(record, "; ".join(parsed.problems))
     return understood
 
 
-def _report(record: Record, event: DeliveryReport) -> tuple[Any, ...]:
-    return (
-        shard_of(record.account, event.vendor_message_id),
-        message_id(record.account, event.vendor_message_id, event.phone),
-        text_digest(
-            record.source,
-            event.status.value,
-            event.vendor_code,
-            event.reason,
-            _seconds(event.reported_at),
-        ),
-        record.account,
-        event.vendor_message_id,
-        event.phone,
+def _add_report(understood: _Understood, record: Record, event: DeliveryReport) -> None:
+    """Add a report under the id that it names its message by, and under each that it may have."""
+    charge = event.charge
+    charged = () if charge is None else tuple(getattr(charge, f) for f in charge.__struct_fields__)
+    fingerprint = text_digest(
+        record.source,
         event.status.value,
         event.vendor_code,
         event.reason,
-        event.reported_at,
-        record.received_at,
-        record.source,
-        record.digest,
+        _seconds(event.reported_at),
+        *charged,
     )
+    names = (event.vendor_message_id, *event.also)
+    ids = [message_id(record.account, name, event.phone) for name in names]
+    for name, own in zip(names, ids, strict=True):
+        shard = shard_of(record.account, name)
+        understood.reports[shard, own, fingerprint] = (
+            shard,
+            own,
+            fingerprint,
+            record.account,
+            name,
+            event.phone,
+            event.status.value,
+            event.vendor_code,
+            event.reason,
+            event.reported_at,
+            record.received_at,
+            record.source,
+            record.digest,
+            own != ids[0],
+            " ".join(str(id) for id in ids if id != own) or None,
+            *(charged or (None,) * 4),
+        )
+    if event.reference is not None:
+        references = understood.references.setdefault(record.account, {})
+        references[UUID(event.reference)] = (event.phone, event.vendor_message_id)
 
 
 def _inbound(record: Record, event: InboundMessage) -> tuple[Any, ...]:
@@ -288,12 +348,17 @@ def _seconds(at: datetime | None) -> float | None:
 
 
 async def _settle(
-    pool: Any, understood: _Understood, batches: Sequence[int], now: datetime
+    pool: Any,
+    accounts: Mapping[str, AccountSettings],
+    understood: _Understood,
+    batches: Sequence[int],
+    now: datetime,
 ) -> Settled:
     async with pool.acquire() as connection:
         async with connection.transaction():
             await _add(connection, understood, now)
-        messages = await _fold(connection, understood, batches, now)
+            identified = await _identify(connection, accounts, understood, now)
+        messages = await _fold(connection, understood, identified, batches, now)
     return Settled(
         reports=len(understood.reports),
         inbound=len(understood.inbound),
@@ -301,6 +366,27 @@ async def _settle(
         quarantined=len(understood.quarantined),
         messages=messages,
     )
+
+
+async def _identify(
+    connection: Any,
+    accounts: Mapping[str, AccountSettings],
+    understood: _Understood,
+    now: datetime,
+) -> list[sends.Key]:
+    """Give messages that we sent their outcomes and ids; return the keys of those that have one now."""
+    keys: list[sends.Key] = []
+    # In one order, as everywhere.
+    for submission in sorted(understood.outcomes):
+        outcome = understood.outcomes[submission]
+        if settings := accounts.get(outcome.account):
+            keys += await sends.conclude(connection, settings, outcome, now)
+    for account in sorted(understood.references):
+        if settings := accounts.get(account):
+            keys += await sends.identify_by_reference(
+                connection, settings, understood.references[account], now
+            )
+    return keys
 
 
 async def _add(connection: Any, understood: _Understood, now: datetime) -> None:
@@ -321,12 +407,16 @@ def _columns(rows: Mapping[Any, tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 
 async def _fold(
-    connection: Any, understood: _Understood, batches: Sequence[int], now: datetime
+    connection: Any,
+    understood: _Understood,
+    identified: Sequence[sends.Key],
+    batches: Sequence[int],
+    now: datetime,
 ) -> int:
     changed = 0
     async with connection.transaction():
-        if understood.reports:
-            changed = await _fold_messages(connection, [key[:2] for key in understood.reports])
+        if keys := [*(key[:2] for key in understood.reports), *identified]:
+            changed = await _fold_messages(connection, keys)
         if understood.reviews:
             columns = _columns(understood.reviews)[:3]
             await connection.execute(QUERIES["lock_reviews"], *columns)
@@ -347,7 +437,9 @@ async def _fold_messages(connection: Any, keys: Sequence[tuple[int, UUID]]) -> i
     )
     if not locked:
         return 0
-    changed: int = await connection.fetchval(
-        QUERIES["settle_messages"], [row["shard"] for row in locked], [row["id"] for row in locked]
-    )
-    return changed
+    known = [row["shard"] for row in locked], [row["id"] for row in locked]
+    done = await connection.fetchrow(QUERIES["settle_messages"], *known)
+    if done["known_by_more"]:
+        await connection.execute(QUERIES["join_alternates"], *known)
+    settled: int = done["settled"]
+    return settled

@@ -95,6 +95,7 @@ awaited AS (
         g.next_poll_at
     FROM registered AS r
     INNER JOIN given AS g ON r.shard = g.shard AND r.id = g.id
+    WHERE g.next_poll_at IS NOT NULL
 )
 
 SELECT

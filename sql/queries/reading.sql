@@ -145,7 +145,9 @@ SELECT
     m.contradicted,
     m.content,
     m.sign,
-    m.template_id
+    m.template_id,
+    m.submission_id,
+    m.outcome_by
 FROM messages AS m
 WHERE m.shard = $1 AND m.id = $2;
 
@@ -158,7 +160,11 @@ SELECT
     r.reported_at,
     r.received_at,
     r.source,
-    r.digest
+    r.digest,
+    r.billed_segments,
+    r.billed_price,
+    r.billed_amount,
+    r.billed_currency
 FROM reports AS r
 WHERE r.shard = $1 AND r.message_id = $2
 ORDER BY r.reported_at NULLS LAST, r.status, r.fingerprint;

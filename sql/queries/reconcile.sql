@@ -409,7 +409,7 @@ SELECT
                 r.shard,
                 r.message_id
             FROM reports AS r
-            WHERE r.orphan AND r.account = $1
+            WHERE r.orphan AND NOT r.alternate AND r.account = $1
         ) AS o
     ) AS orphans,
     (SELECT count(*) FROM quarantine AS q WHERE q.account = $1) AS quarantined;

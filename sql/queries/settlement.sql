@@ -16,6 +16,12 @@ INSERT INTO reports (
     received_at,
     source,
     digest,
+    alternate,
+    also,
+    billed_segments,
+    billed_price,
+    billed_amount,
+    billed_currency,
     orphan
 )
 SELECT
@@ -32,6 +38,12 @@ SELECT
     t.received_at,
     t.source,
     t.digest,
+    t.alternate,
+    string_to_array(t.also, ' ')::uuid[],
+    t.billed_segments,
+    t.billed_price,
+    t.billed_amount,
+    t.billed_currency,
     NOT EXISTS (
         SELECT 1
         FROM messages AS m
@@ -50,7 +62,13 @@ FROM unnest(
     $10::timestamptz[],
     $11::timestamptz[],
     $12::text[],
-    $13::bytea[]
+    $13::bytea[],
+    $14::boolean[],
+    $15::text[],
+    $16::integer[],
+    $17::numeric[],
+    $18::numeric[],
+    $19::text[]
 ) AS t (
     shard,
     message_id,
@@ -64,7 +82,13 @@ FROM unnest(
     reported_at,
     received_at,
     source,
-    digest
+    digest,
+    alternate,
+    also,
+    billed_segments,
+    billed_price,
+    billed_amount,
+    billed_currency
 )
 ON CONFLICT (shard, message_id, fingerprint) DO NOTHING;
 
@@ -101,7 +125,8 @@ known AS MATERIALIZED (
         r.vendor_code,
         r.reason,
         r.reported_at,
-        r.orphan
+        r.orphan,
+        r.also
     FROM touched AS t
     INNER JOIN reports AS r ON t.shard = r.shard AND t.id = r.message_id
 ),
@@ -155,8 +180,27 @@ joined AS (
         AND r.fingerprint = k.fingerprint
 )
 
-SELECT count(*) AS settled
-FROM settled;
+SELECT
+    (SELECT count(*) FROM settled) AS settled,
+    (SELECT coalesce(bool_or(k.also IS NOT NULL), FALSE) FROM known AS k) AS known_by_more;
+
+-- name: join_alternates
+-- Says of reports that stand under several ids that none is an orphan, for one of the ids is a message's; run
+-- it after settle_messages for the same messages.
+WITH standing AS (
+    SELECT DISTINCT
+        ('x' || left(a.id::text, 8))::bit(32)::integer AS shard,
+        a.id,
+        r.fingerprint
+    FROM unnest($1::integer[], $2::uuid[]) AS t (shard, id)
+    INNER JOIN reports AS r ON t.shard = r.shard AND t.id = r.message_id
+    CROSS JOIN LATERAL unnest(r.also) AS a (id)
+)
+
+UPDATE reports AS r
+SET orphan = FALSE
+FROM standing AS s
+WHERE r.shard = s.shard AND r.message_id = s.id AND r.fingerprint = s.fingerprint AND r.orphan;
 
 -- name: joinable_orphans
 -- Finds messages that have come to be known for reports that came before them.
@@ -168,7 +212,8 @@ ORDER BY r.shard, r.message_id
 LIMIT $1;
 
 -- name: joinable_orphans_of
--- Finds which of the given, newly known messages have reports that came before them.
+-- Finds which of the given, newly known messages have reports that came before them: orphans, or under
+-- another id of theirs a message's already.
 SELECT
     t.shard,
     t.id AS message_id
@@ -176,7 +221,7 @@ FROM unnest($1::integer[], $2::uuid[]) AS t (shard, id)
 CROSS JOIN LATERAL (
     SELECT 1
     FROM reports AS r
-    WHERE r.shard = t.shard AND r.message_id = t.id AND r.orphan
+    WHERE r.shard = t.shard AND r.message_id = t.id
     LIMIT 1 -- and no join: it would read every orphan that there is
 ) AS early;
 

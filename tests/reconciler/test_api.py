@@ -171,6 +171,7 @@ LISTS = (
 PATHS = (
     *LISTS,
     f"/v1/messages/{NOBODY}",
+    f"/v1/sends/{NOBODY}",
     "/v1/callbacks/00/body",
     f"/v1/reconciliations/{NOBODY}",
     f"/v1/reconciliations/{NOBODY}/discrepancies",
@@ -244,7 +245,7 @@ async def test_what_is_not_there_is_a_404_and_never_a_page(api: Api) -> None:
         f"/v1/callbacks/{'0' * 64}/body",
     ):
         problem(await api.get(path), 404)
-    for method, path in (("POST", "/v1/messages"), ("GET", "/v1/sent"), ("PUT", "/v1/statements")):
+    for method, path in (("PUT", "/v1/messages"), ("GET", "/v1/sent"), ("PUT", "/v1/statements")):
         answer = await api.request(method, path)
         problem(answer, 405)
 
@@ -416,7 +417,10 @@ def bodies(draw: st.DrawFn) -> bytes:
 
 OPERATIONS = (
     *(("GET", path) for path in PATHS if path != "/v1/sent"),
-    *(("POST", path) for path in ("/v1/sent", "/v1/statements", "/v1/reconciliations")),
+    *(
+        ("POST", path)
+        for path in ("/v1/sent", "/v1/messages", "/v1/statements", "/v1/reconciliations")
+    ),
 )
 
 
@@ -449,6 +453,7 @@ def path_of(path: str) -> str:
     """A path as the document has it."""
     for pattern, written in (
         (rf"/v1/messages/{NOBODY}", "/v1/messages/{message_id}"),
+        (rf"/v1/sends/{NOBODY}", "/v1/sends/{send_id}"),
         (r"/v1/callbacks/00/body", "/v1/callbacks/{callback_id}/body"),
         (rf"/v1/reconciliations/{NOBODY}", "/v1/reconciliations/{run_id}"),
     ):

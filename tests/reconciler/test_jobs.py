@@ -4,6 +4,8 @@ import asyncio
 import json
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ import pytest
 from pretend import Answer, Box, page, refusal, reported, serving, settings, state, until
 
 from gateways.errors import Unavailable
+from gateways.http import open_client
 from huizhi.__main__ import group
 from reconciler import jobs, ledger
 from reconciler import lease as leases
 from reconciler.jobs import Job, Jobs, backoff, one_pass, run
 from reconciler.lease import Lease
-from reconciler.poll import Done
+from reconciler.poll import Done, callers
 from runtime import Problem
 from runtime.database import Database
 from runtime.metrics import JOB_RUNS
@@ -132,24 +135,33 @@ async def test_without_a_database_a_job_fails_and_waits(database: Database) -> N
     assert job.failures_in_row == 1
 
 
+@asynccontextmanager
+async def _jobs(read: Settings, pool: Any) -> AsyncIterator[None]:
+    async with open_client() as http:
+        asking = callers(read, pool, http, recorder=jobs.holder())
+        async with Jobs(read, pool, asking):
+            yield
+
+
 async def test_all_jobs_run_by_themselves(pool: Any, tmp_path: Path) -> None:
     box = Box(3)
     with serving(_both(box)) as vendor:
         read = settings(tmp_path, vendor.url)
         await _register(pool, read, "api", "1", ago=timedelta(hours=1))
         await _register(pool, read, "sms", "gone", ago=timedelta(days=4))
-        async with Jobs(read, pool):
+        async with _jobs(read, pool):
 
             async def all_ran() -> bool:
                 return bool(
                     await pool.fetchval(
-                        "SELECT count(*) = 6 FROM jobs WHERE finished_at IS NOT NULL"
+                        "SELECT count(*) = 7 FROM jobs WHERE finished_at IS NOT NULL"
                     )
                 )
 
             await until(all_ran)
     rows = await pool.fetch("SELECT name, account, error FROM jobs ORDER BY name, account")
     assert [tuple(row) for row in rows] == [
+        ("give_up_dead_sends", "", None),
         ("join_orphans", "", None),
         ("pull_inbound", "sms", None),
         ("pull_reports", "sms", None),
@@ -174,7 +186,7 @@ async def test_stopping_lets_the_page_in_flight_land(pool: Any, tmp_path: Path) 
         return reply
 
     with serving(answer) as vendor:
-        async with Jobs(settings(tmp_path, vendor.url), pool):
+        async with _jobs(settings(tmp_path, vendor.url), pool):
             await until(asked.is_set)
             asyncio.get_running_loop().call_later(0.1, go_on.set)
         assert len(await reported(pool)) == 3

@@ -332,6 +332,8 @@ class Reporter:
             [NOW],
             ["push"],
             [b"\0" * 32],
+            [False],
+            *[[None]] * 5,
         )
 
     async def add(self) -> None:
@@ -460,6 +462,9 @@ class Interposed:
 
     async def fetch(self, query: str, *values: Any) -> Any:
         return await self._do("fetch", query, *values)
+
+    async def fetchrow(self, query: str, *values: Any) -> Any:
+        return await self._do("fetchrow", query, *values)
 
     async def fetchval(self, query: str, *values: Any) -> Any:
         return await self._do("fetchval", query, *values)

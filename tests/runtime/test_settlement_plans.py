@@ -112,11 +112,16 @@ async def test_hot_queries_look_at_their_own_rows_only(crowded: Any) -> None:
     print_ = f"array_fill('\\x01'::bytea, ARRAY[{MANY}])"
     report = [shards, messages, print_, word, word, word, word, word, nothing, now, now]
     source = f"array_fill('push'::text, ARRAY[{MANY}])"
+    plain = [
+        f"array_fill(NULL::{kind}, ARRAY[{MANY}])"
+        for kind in ("text", "integer", "numeric", "numeric", "text")
+    ]
+    plain.insert(0, f"array_fill(FALSE, ARRAY[{MANY}])")
     page = ["NULL", "NULL", "NULL", "NULL", "NULL", "101"]
     looked_at = {
         query: await visited(crowded, query, *arguments)
         for query, arguments in {
-            "add_reports": [*report, source, print_],
+            "add_reports": [*report, source, print_, *plain],
             "lock_messages": [shards, messages],
             "settle_messages": [shards, messages],
             "joinable_orphans_of": [shards, messages],

@@ -1,0 +1,121 @@
+"""`huizhi send`: a text to one or more numbers, once."""
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import rich_click as click
+from rich.console import Console
+
+from gateways.errors import Unsupported
+from gateways.gateway import Call
+from gateways.http import open_client
+from huizhi import cli_config
+from huizhi.options import account_of, output_option, show_json, show_table, with_pool
+from reconciler import sending
+from reconciler.jobs import holder
+from reconciler.poll import callers
+from runtime import Problem
+
+_NOT_ALL = 1
+_COLUMNS = ("phone", "status", "vendor_message_id", "segments", "vendor_code", "reason", "id")
+
+
+@click.command()
+@click.option("--account", required=True)
+@click.option("--phone", "phones", multiple=True, help="A number; give it as often as needed.")
+@click.option(
+    "--phones",
+    "phones_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file with a number a line.",
+)
+@click.option("--content", help="The text without its sign; - reads it from standard input.")
+@click.option(
+    "--sign", help="The sign (签名), with or without 【】; its id where the vendor wants that."
+)
+@click.option("--template", "template_id", help="The template's (模板) id at the vendor.")
+@click.option(
+    "--param", "params", multiple=True, help="A template's variable: NAME=VALUE, or VALUE."
+)
+@click.option("--reference", help="Your own word for it, to find it by.")
+@click.option(
+    "--at", "send_at", help="When the vendor is to send it, such as 2026-12-01T09:00:00+08:00."
+)
+@click.option("--key", help="Idempotency key: what was sent under it before is not sent again.")
+@output_option("table", "json")
+def send(
+    account: str,
+    phones: Sequence[str],
+    phones_file: Path | None,
+    content: str | None,
+    sign: str | None,
+    template_id: str | None,
+    params: Sequence[str],
+    reference: str | None,
+    send_at: str | None,
+    key: str | None,
+    output: str,
+) -> int:
+    """Send a text, and say of each number what became of it.
+
+    What left and was not answered is `indeterminate` and is never sent again: reports or the
+    vendor's bill will tell. The exit code is 0 if every number was taken by the vendor, else 1.
+    """
+    settings = cli_config.settings()
+    if "send" not in (chosen := account_of(settings, account)).gateway.supports:
+        raise Unsupported(f"{chosen.gateway.vendor} ({account}) offers no `send`")
+    numbers = list(phones)
+    if phones_file is not None:
+        numbers += [line.strip() for line in phones_file.read_text("utf-8-sig").splitlines()]
+    request = sending.Request(
+        account=account,
+        phones=[number for number in numbers if number],
+        content=sys.stdin.read().rstrip("\n") if content == "-" else content,
+        sign=sign,
+        template_id=template_id,
+        params=_params(params),
+        reference=reference,
+        send_at=_time(send_at),
+    )
+
+    async def work(pool: Any) -> int:
+        with Console(stderr=True).status("Sending"):
+            async with open_client() as http:
+                asking = callers(settings, pool, http, recorder=holder())
+                try:
+                    done = await sending.send(asking[account], request, key, now=datetime.now(UTC))
+                except sending.NothingSent as error:
+                    raise Problem(f"{error}; nothing was sent") from error
+        if output == "json":
+            show_json(done)
+        else:
+            show_table(_COLUMNS, done["messages"])
+            told = ", ".join(f"{count} {what}" for what, count in done["counts"].items() if count)
+            again = " (sent before under this key)" if done["replayed"] else ""
+            click.echo(f"{told}{again}; send {done['id']}")
+            if dropped := len(done["duplicates"]):
+                click.echo(f"{dropped} numbers were given twice and dropped", err=True)
+        return 0 if done["status"] == "submitted" else _NOT_ALL
+
+    return with_pool(settings, Call.SEND.value, work)
+
+
+def _params(given: Sequence[str]) -> sending.Params | None:
+    if not given:
+        return None
+    if all("=" in param for param in given):
+        return {name: value for name, _, value in (param.partition("=") for param in given)}
+    return list(given)
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
+        raise Problem(f"--at: {text!r} is no time such as 2026-12-01T09:00:00+08:00") from None
