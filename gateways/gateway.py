@@ -238,7 +238,7 @@ class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def domestic(_account: Account) -> Rule:
-    """Count by the rule of mainland vendors, whatever the account."""
+    """Return the rule of vendors who count every account's segments alike; named, to be pickled."""
     return Rule.DOMESTIC
 
 

@@ -3,7 +3,8 @@
 import rich_click as click
 
 from gateways.segments import Rule, Unit, explain
-from huizhi.options import output_option, show_json
+from huizhi import cli_config
+from huizhi.options import account_of, output_option, show_json
 
 
 @click.command()
@@ -12,20 +13,32 @@ from huizhi.options import output_option, show_json
 @click.option(
     "--rule",
     type=click.Choice([rule.value for rule in Rule]),
-    default=Rule.DOMESTIC.value,
-    show_default=True,
+    help=f"Instead of the account's; without an account {Rule.DOMESTIC.value}.",
 )
 @click.option(
     "--unit",
     type=click.Choice([unit.value for unit in Unit]),
-    default=Unit.UTF16.value,
-    show_default=True,
-    help="What the domestic rule counts as one character.",
+    help=(
+        "What the domestic rule counts as one character, instead of the account's; "
+        f"without an account {Unit.UTF16.value}."
+    ),
 )
+@click.option("--account", help="Count as this account of the settings does.")
 @output_option("table", "json")
-def segments(text: str, sign: str | None, rule: str, unit: str, output: str) -> None:
+def segments(
+    text: str,
+    sign: str | None,
+    rule: str | None,
+    unit: str | None,
+    account: str | None,
+    output: str,
+) -> None:
     """Explain how many segments (条) TEXT is billed as."""
-    explanation = explain(text, sign, Rule(rule), Unit(unit))
+    usual_rule, usual_unit = Rule.DOMESTIC, Unit.UTF16
+    if account is not None:
+        chosen = account_of(cli_config.settings(), account)
+        usual_rule, usual_unit = chosen.rule, chosen.unit
+    explanation = explain(text, sign, Rule(rule or usual_rule), Unit(unit or usual_unit))
     if output == "json":
         show_json(explanation)
         return

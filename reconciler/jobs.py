@@ -251,7 +251,8 @@ def _works(
         )
     if caller.offers(Call.SEND):
         works.append(("resolve", RESOLVE_SECONDS, lambda _: resolve(caller)))
-    if not caller.offers("query_status") and not caller.offers(Call.PULL_REPORTS):
+    reports = caller.settings.gateway.reports
+    if reports and not caller.offers("query_status") and not caller.offers(Call.PULL_REPORTS):
         works.append(("expire", EXPIRY_SECONDS, lambda _: _expire(caller, datetime.now(UTC))))
     return works
 

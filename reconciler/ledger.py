@@ -15,7 +15,7 @@ import msgspec
 from gateways import segments
 from gateways.phone import normalise
 from runtime import settlement
-from runtime.identity import message_id, shard_of
+from runtime.identity import PROVISIONAL, message_id, shard_of
 from runtime.queries import QUERIES
 from runtime.sends import first_poll
 from runtime.settings import AccountSettings
@@ -138,6 +138,10 @@ def check(sent: Sent, accounts: Mapping[str, AccountSettings], now: datetime) ->
         _check_text("content", sent.content, _MAX_CONTENT)
     if not sent.vendor_message_id:
         raise ValueError("vendor_message_id is empty")
+    if sent.vendor_message_id.startswith(PROVISIONAL):
+        raise ValueError(
+            f"vendor_message_id begins with {PROVISIONAL}, as only our own provisional ids do"
+        )
     if not normalise(sent.phone):
         raise ValueError("phone has no digits")
     if sent.sent_at.tzinfo is None:
@@ -199,7 +203,7 @@ def _count(sent: Sent, settings: AccountSettings) -> int:
     # that a vendor bills; a longer one then shows as segments_differ and is not silently accepted.
     if sent.content is None:
         return 1
-    return segments.count(sent.content, sent.sign, settings.gateway.unit)
+    return segments.count(sent.content, sent.sign, settings.unit, rule=settings.rule)
 
 
 def _check_text(name: str, text: str, limit: int) -> None:

@@ -31,6 +31,8 @@ KINDS = (
 # Beyond any time that a message can have: open ends that every PostgreSQL driver can carry.
 _OPEN_END = date(9000, 1, 1)
 _OPEN_START = date(1900, 1, 1)
+# Said only of accounts whose vendor reports nothing.
+_LAST_KNOWN = "accepted_is_last_known"
 _EXACT = Context(prec=100)  # the usual 28 digits would round a difference
 
 
@@ -59,6 +61,7 @@ async def reconcile(
     starts, ends = period.bounds(settings.account.zone)
     currency = _currency(settings, period)
     tariffs = _tariff_columns(settings, currency)
+    reports = settings.gateway.reports
     run = uuid4()
     async with connection.transaction(isolation="repeatable_read"):
         statement = await connection.fetchrow(
@@ -69,16 +72,16 @@ async def reconcile(
         await connection.execute(QUERIES["reconcile_tables"])
         missing_before = now - timedelta(hours=settings.poll_until_hours)
         await connection.execute(
-            QUERIES["take_messages"], account, starts, ends, missing_before, *tariffs
+            QUERIES["take_messages"], account, starts, ends, missing_before, *tariffs, reports
         )
         await connection.execute(
-            QUERIES["take_lines"], statement["id"], account, starts, ends, *tariffs
+            QUERIES["take_lines"], statement["id"], account, starts, ends, *tariffs, reports
         )
         await connection.execute(QUERIES["analyze_run"])
         troubles = await connection.fetchrow(QUERIES["run_troubles"], statement["id"], starts)
         _check(settings, period, currency, troubles)
         await connection.execute(QUERIES["add_discrepancies"], run)
-        result = await _result(connection, run, account, period, currency)
+        result = await _result(connection, run, settings, period, currency)
         await connection.execute(
             QUERIES["add_run"],
             run,
@@ -111,11 +114,19 @@ def _check(settings: AccountSettings, period: Period, currency: str, troubles: A
 
 
 async def _result(
-    connection: Any, run: UUID, account: str, period: Period, currency: str
+    connection: Any, run: UUID, settings: AccountSettings, period: Period, currency: str
 ) -> dict[str, Any]:
+    account = settings.account.name
     messages = await connection.fetchrow(QUERIES["count_messages"])
     lines = await connection.fetchrow(QUERIES["count_lines"])
-    unresolved = await connection.fetchrow(QUERIES["count_unresolved"], account)
+    whole = await connection.fetchrow(QUERIES["count_unresolved"], account)
+    unresolved = {
+        "report_missing": messages["report_missing"],
+        "orphans": whole["orphans"],
+        "quarantined": whole["quarantined"],
+    }
+    if not settings.gateway.reports:
+        unresolved[_LAST_KNOWN] = messages["accepted"]
     counted = {
         row["kind"]: {
             "count": row["count"],
@@ -153,11 +164,7 @@ async def _result(
             "discrepant": lines["discrepant"],
         },
         "discrepancies": {kind: counted[kind] for kind in KINDS if kind in counted},
-        "unresolved": {
-            "report_missing": messages["report_missing"],
-            "orphans": unresolved["orphans"],
-            "quarantined": unresolved["quarantined"],
-        },
+        "unresolved": unresolved,
     }
 
 
@@ -200,7 +207,7 @@ def _tariff_columns(settings: AccountSettings, currency: str) -> tuple[list[Any]
 
 def _rules(settings: AccountSettings, statement_version: int) -> dict[str, Any]:
     """Return what the result depends on beside the evidence, for the run's record."""
-    return {
+    rules: dict[str, Any] = {
         "statement_version": statement_version,
         "timezone": settings.account.zone.key,
         "poll_until_hours": settings.poll_until_hours,
@@ -214,3 +221,6 @@ def _rules(settings: AccountSettings, statement_version: int) -> dict[str, Any]:
             for tariff in settings.tariffs
         ],
     }
+    if not settings.gateway.reports:
+        rules[_LAST_KNOWN] = True
+    return rules

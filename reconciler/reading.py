@@ -18,7 +18,6 @@ from reconciler.match import money
 from reconciler.periods import Period
 from runtime.identity import shard_of, shard_of_message
 from runtime.queries import QUERIES
-from runtime.sends import UNIDENTIFIED
 from runtime.settings import AccountSettings
 
 MAX_LIMIT = 1000
@@ -76,6 +75,10 @@ INBOUND_COLUMNS = (
     "source",
     "digest",
 )
+
+
+# Of messages in these states no vendor's id is known: what they are filed under is our own.
+_WITHOUT_VENDOR_ID = frozenset({"submitting", "indeterminate", "refused"})
 
 
 class BadCursor(ValueError):
@@ -182,6 +185,7 @@ async def message(
         "sign": row["sign"],
         "template_id": row["template_id"],
         "segments_because": _segments_because(row, accounts.get(row["account"])),
+        "notes": _notes(row, accounts.get(row["account"])),
         "reports": [
             {
                 "status": report["status"],
@@ -549,6 +553,7 @@ async def discrepancies(
         limit,
         lambda row: {
             **{name: row[name] for name in DISCREPANCY_COLUMNS},
+            "vendor_message_id": _vendor_message_id(row),
             "message_id": None if row["message_id"] is None else str(row["message_id"]),
             "sent_at": rfc3339(row["sent_at"]),
             "price": _money(row["price"]),
@@ -586,10 +591,14 @@ def _message(row: Any) -> dict[str, Any]:
     return {
         **{name: row[name] for name in MESSAGE_COLUMNS},
         "id": str(row["id"]),
-        "vendor_message_id": None if row["status"] in UNIDENTIFIED else row["vendor_message_id"],
+        "vendor_message_id": _vendor_message_id(row),
         "sent_at": rfc3339(row["sent_at"]),
         "reported_at": rfc3339(row["reported_at"]),
     }
+
+
+def _vendor_message_id(row: Any) -> str | None:
+    return None if row["status"] in _WITHOUT_VENDOR_ID else row["vendor_message_id"]
 
 
 def _run(row: Any) -> dict[str, Any]:
@@ -604,6 +613,13 @@ def _money(amount: Any) -> str | None:
     return None if amount is None else money(amount)
 
 
+def _notes(row: Any, settings: AccountSettings | None) -> list[str]:
+    if settings is not None and not settings.gateway.reports and row["status"] == "submitted":
+        vendor = settings.gateway.vendor
+        return [f"{vendor} reports nothing: that it took the message is the last that can be known"]
+    return []
+
+
 def _segments_because(row: Any, settings: AccountSettings | None) -> list[str]:
     if row["segments_given"]:
         return [f"{row['segments']}: the sent record brought its own count"]
@@ -611,4 +627,8 @@ def _segments_because(row: Any, settings: AccountSettings | None) -> list[str]:
         return ["1: neither the text nor a count was registered"]
     if settings is None:
         return [f"{row['segments']}: counted when the account was in the settings"]
-    return list(segments.explain(row["content"], row["sign"], unit=settings.gateway.unit).lines)
+    because = segments.explain(row["content"], row["sign"], settings.rule, settings.unit)
+    if because.segments != row["segments"]:
+        # The settings came to say another rule or unit; what was registered stands.
+        return [f"{row['segments']}: counted when the settings said otherwise", *because.lines]
+    return list(because.lines)

@@ -395,7 +395,7 @@ def _submissions(caller: Caller, request: Request, draft: _Draft) -> list[_Submi
                 # As in the ledger: what is not known is the least that a vendor bills.
                 1
                 if message.shown is None
-                else segments.count(message.shown, draft.sign, settings.gateway.unit),
+                else segments.count(message.shown, draft.sign, settings.unit, rule=settings.rule),
                 message.shown,
                 submission,
             )

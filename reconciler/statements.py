@@ -23,7 +23,7 @@ from reconciler import sending
 from reconciler.periods import Period
 from reconciler.tables import Columns, FileError, Row, moment, rows
 from runtime import settlement
-from runtime.identity import message_id, shard_of
+from runtime.identity import PROVISIONAL, message_id, shard_of
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings, Settings
 
@@ -312,6 +312,12 @@ def _id(row: Row, columns: Columns) -> str:
     text = columns.get(row, "vendor_message_id")
     if not text:
         raise columns.error(row, "vendor_message_id", "is empty")
+    if text.startswith(PROVISIONAL):
+        raise columns.error(
+            row,
+            "vendor_message_id",
+            f"begins with {PROVISIONAL}, as only our own provisional ids do: no vendor bills by them",
+        )
     if _SCIENTIFIC.fullmatch(text):
         # Which digits a spreadsheet has dropped nobody can know: never guess whose bill this is.
         raise columns.error(

@@ -8,6 +8,9 @@ import hashlib
 import struct
 from uuid import UUID
 
+# What a message is filed under while its vendor has given it no id begins so; no vendor's id does.
+PROVISIONAL = "~"
+
 _SHARD = struct.Struct(">i")
 _length = struct.Struct(">Q").pack
 

@@ -13,12 +13,9 @@ from uuid import UUID
 import msgspec
 
 from gateways.events import Accepted, Rejected
-from runtime.identity import message_id, shard_of, shard_of_message
+from runtime.identity import PROVISIONAL, message_id, shard_of, shard_of_message
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings
-
-PROVISIONAL = "~"
-UNIDENTIFIED = frozenset({"submitting", "indeterminate", "refused"})
 
 Key = tuple[int, UUID]
 

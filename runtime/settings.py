@@ -26,6 +26,7 @@ from msgspec import Meta, Struct
 
 from gateways import GATEWAYS
 from gateways.gateway import Account, Gateway, Secret
+from gateways.segments import Rule, Unit
 from runtime import Problem
 
 FILE_VARIABLE = "HUIZHI_CONFIG"
@@ -130,13 +131,18 @@ class _Account(_Table, frozen=True, kw_only=True):
     requests_per_second: Annotated[
         float, Meta(gt=0, le=100_000, description="a number above 0")
     ] = 20
+    segment_rule: Rule | None = None
+    segment_unit: Unit | None = None
     tariffs: Annotated[list[dict[str, Any]], Meta(description="tables headed [[….tariffs]]")] = (
         msgspec.field(default_factory=list)
     )
 
 
 class AccountSettings(Struct, frozen=True, kw_only=True):
-    """One set of credentials at one vendor; `tariffs` in the order of their first days."""
+    """One set of credentials at one vendor; `tariffs` in the order of their first days.
+
+    `rule` and `unit` are how segments are counted: as the settings say, or else the gateway.
+    """
 
     account: Account
     gateway: Gateway
@@ -145,6 +151,8 @@ class AccountSettings(Struct, frozen=True, kw_only=True):
     poll_after_seconds: float
     poll_until_hours: float
     requests_per_second: float
+    rule: Rule
+    unit: Unit
     tariffs: tuple[Tariff, ...]
 
     def tariff_on(self, day: date) -> Tariff | None:
@@ -359,6 +367,8 @@ class _Reader:
             poll_after_seconds=read.poll_after_seconds,
             poll_until_hours=read.poll_until_hours,
             requests_per_second=read.requests_per_second,
+            rule=read.segment_rule or gateway.rule(account),
+            unit=read.segment_unit or gateway.unit,
             tariffs=self.tariffs(f"{at}.tariffs", read.tariffs),
         )
 

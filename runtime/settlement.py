@@ -29,7 +29,7 @@ from gateways.events import (
 from gateways.gateway import Call
 from runtime import records, sends
 from runtime.database import DATABASE_ERRORS
-from runtime.identity import message_id, shard_of, text_digest
+from runtime.identity import PROVISIONAL, message_id, shard_of, text_digest
 from runtime.queries import QUERIES
 from runtime.records import Record
 from runtime.sends import Outcome
@@ -269,6 +269,8 @@ def _add_report(understood: _Understood, record: Record, event: DeliveryReport) 
         *charged,
     )
     names = (event.vendor_message_id, *event.also)
+    if any(name.startswith(PROVISIONAL) for name in names):
+        raise Malformed(f"the id begins with {PROVISIONAL}, as no vendor's does")
     ids = [message_id(record.account, name, event.phone) for name in names]
     for name, own in zip(names, ids, strict=True):
         shard = shard_of(record.account, name)

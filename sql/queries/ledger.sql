@@ -1,7 +1,8 @@
 -- The ledger of sent messages.
 
 -- name: register
--- Adds messages that were sent; one known already changes nothing. Returns those that were new.
+-- Adds messages that were sent; one known already changes nothing. Those without a next_poll_at await no
+-- report. Returns those that were new.
 WITH given AS (
     SELECT
         t.shard,

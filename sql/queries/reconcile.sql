@@ -38,8 +38,12 @@ ANALYZE run_messages, run_lines;
 
 -- name: take_messages
 -- Takes the messages sent in the period, each with its day's price and whether it is charged for.
--- ASSUMPTION: on the basis 'submitted' every registered message is charged for, whatever became of it;
+-- ASSUMPTION: on the basis 'submitted' every message that was sent is charged for, whatever became of it;
 -- on 'delivered' only those whose state is delivered.
+-- ASSUMPTION: where the vendor reports nothing ($9 is false), 'submitted' is the last that can be known, so on
+-- 'delivered' it is charged for too, and no report is missing.
+-- A refused message was never sent; of one that is submitting or indeterminate nobody knows, so it is not
+-- charged for.
 INSERT INTO run_messages (
     shard,
     id,
@@ -61,21 +65,23 @@ SELECT
     m.sent_at,
     m.status,
     m.contradicted,
-    m.status NOT IN ('delivered', 'failed') AND m.sent_at <= $4,
+    $9::boolean AND m.status NOT IN ('delivered', 'failed') AND m.sent_at <= $4,
     m.segments,
     t.price,
-    t.basis = 'submitted' OR m.status = 'delivered'
+    m.status NOT IN ('submitting', 'indeterminate')
+    AND (t.basis = 'submitted' OR m.status = 'delivered' OR (m.status = 'submitted' AND NOT $9))
 FROM messages AS m
 LEFT JOIN
     unnest($5::timestamptz[], $6::timestamptz[], $7::numeric[], $8::text[]) AS t (starts, ends, price, basis)
     ON m.sent_at >= t.starts AND m.sent_at < t.ends
-WHERE m.account = $1 AND m.sent_at >= $2 AND m.sent_at < $3;
+WHERE m.account = $1 AND m.sent_at >= $2 AND m.sent_at < $3 AND m.status <> 'refused';
 
 -- name: take_lines
 -- Takes the statement's lines with the message that each names, and says which of the first four kinds
 -- of discrepancy a line is, if any; in the order of interface section 6 a line is only one of them.
 -- ASSUMPTION: a line for an unknown message without an amount is priced by the day that the line names, or
 -- else by the period's first day. Without an amount a line is taken at its segments times our price.
+-- A message that nobody knows to have been sent is as good as not registered: no line is for it.
 WITH bound AS (
     SELECT
         l.line,
@@ -91,7 +97,11 @@ WITH bound AS (
         m.status,
         m.segments AS owed_segments
     FROM lines AS l
-    LEFT JOIN messages AS m ON l.shard = m.shard AND l.message_id = m.id
+    LEFT JOIN messages AS m
+        ON
+            l.shard = m.shard
+            AND l.message_id = m.id
+            AND m.status NOT IN ('submitting', 'indeterminate', 'refused')
     WHERE l.statement_id = $1 AND l.message_id IS NOT NULL
     UNION ALL
     SELECT
@@ -109,7 +119,11 @@ WITH bound AS (
         m.segments
     FROM lines AS l
     LEFT JOIN messages AS m
-        ON l.shard = m.shard AND m.account = $2 AND l.vendor_message_id = m.vendor_message_id
+        ON
+            l.shard = m.shard
+            AND m.account = $2
+            AND l.vendor_message_id = m.vendor_message_id
+            AND m.status NOT IN ('submitting', 'indeterminate', 'refused')
     WHERE l.statement_id = $1 AND l.message_id IS NULL
 ),
 
@@ -147,7 +161,8 @@ SELECT
     coalesce(n.sent_at >= $3 AND n.sent_at < $4, FALSE),
     CASE
         WHEN n.message_id IS NULL THEN 'billed_not_sent'
-        WHEN t.basis = 'delivered' AND n.status <> 'delivered' THEN 'billed_not_delivered'
+        WHEN t.basis = 'delivered' AND n.status <> 'delivered' AND ($9::boolean OR n.status <> 'submitted')
+            THEN 'billed_not_delivered'
         WHEN n.nth > 1 THEN 'billed_twice'
         WHEN NOT (n.sent_at >= $3 AND n.sent_at < $4) THEN 'billed_out_of_period'
     END,
@@ -370,7 +385,8 @@ SELECT
     count(*) FILTER (WHERE b.discrepant) AS discrepant,
     count(*) FILTER (WHERE b.message_id IS NULL AND m.charged) AS not_billed,
     count(*) FILTER (WHERE b.message_id IS NULL AND NOT m.charged) AS not_charged,
-    count(*) FILTER (WHERE m.missing) AS report_missing
+    count(*) FILTER (WHERE m.missing) AS report_missing,
+    count(*) FILTER (WHERE m.status = 'submitted') AS accepted
 FROM run_messages AS m
 LEFT JOIN lined AS b ON m.shard = b.shard AND m.id = b.message_id;
 

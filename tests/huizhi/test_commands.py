@@ -331,3 +331,25 @@ async def test_replay_joins_reports_whose_registration_died_before_folding(
     assert done["joined"] == 1
     status = "SELECT status FROM messages WHERE vendor_message_id = 'a'"
     assert await pool.fetchval(status) == "delivered"
+
+
+def test_segments_are_explained_by_a_rule_or_as_an_account_counts(tmp_path: Path) -> None:
+    abroad = SETTINGS.replace(
+        'gateway = "thinksms"', 'gateway = "thinksms"\nsegment_rule = "international"', 1
+    )
+    (tmp_path / "huizhi.toml").write_text(abroad, "utf-8")
+
+    def counted(*options: str) -> Any:
+        shown = json.loads(
+            said(huizhi(tmp_path, "segments", "x" * 71, "--output", "json", *options))
+        )
+        return shown["rule"], shown["segments"]
+
+    assert counted() == counted("--account", "think") == ("domestic", 2)
+    assert counted("--account", "sms") == counted("--rule", "international") == ("international", 1)
+    assert counted("--account", "sms", "--rule", "domestic") == ("domestic", 2)
+    told = said(huizhi(tmp_path, "segments", "𠮷" * 36, "--unit", "code_point", "--sign", "回执"))
+    assert told.splitlines() == ["1 segment by the domestic rule", "40 code points of 70, 30 left"]
+    assert mistake(huizhi(tmp_path, "segments", "x", "--account", "nobody")) == (
+        "no account 'nobody' in huizhi.toml; there are: sms, think"
+    )

@@ -36,13 +36,19 @@ class Report:
 
 @dataclass(frozen=True)
 class Message:
-    """A registered message; phones in any spelling."""
+    """A registered message; phones in any spelling.
+
+    `sending` is how our own sending of it ended, or None if the vendor took it: "submitting" and
+    "indeterminate" leave open whether it was sent, "refused" says that it was not. A final report
+    proves that it was.
+    """
 
     id: str
     phone: str
     sent_at: datetime
     segments: int
     reports: tuple[Report, ...] = ()
+    sending: Literal["submitting", "indeterminate", "refused"] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Tariff:
 
 @dataclass(frozen=True)
 class Case:
-    """All that a reconciliation depends on."""
+    """All that a reconciliation depends on; `reports` False: the vendor has none to give."""
 
     zone: ZoneInfo
     first: date
@@ -77,6 +83,7 @@ class Case:
     lines: tuple[Line, ...]
     now: datetime
     poll_until_hours: int
+    reports: bool = True
 
 
 class Found(NamedTuple):
@@ -125,6 +132,14 @@ def contradicted(message: Message) -> bool:
     return {"delivered", "failed"} <= {report.status for report in message.reports}
 
 
+def known_to_be_sent(message: Message) -> bool:
+    return message.sending is None or status(message) is not None
+
+
+def never_sent(message: Message) -> bool:
+    return message.sending == "refused" and status(message) is None
+
+
 def reconcile(case: Case) -> tuple[dict[str, Any], list[Found]]:
     """The result without `id` and `account`, and the discrepancies in no order; raises `Impossible`."""
     state = _State(case)
@@ -147,7 +162,9 @@ class _State:
         return at.astimezone(self.case.zone).date()
 
     def inside(self, message: Message) -> bool:
-        return self.case.first <= self.day(message.sent_at) <= self.case.last
+        """Whether the period is the message's, which a message that was never sent has none of."""
+        day = self.day(message.sent_at)
+        return self.case.first <= day <= self.case.last and not never_sent(message)
 
     def tariff(self, day: date) -> Tariff | None:
         held = None
@@ -160,15 +177,26 @@ class _State:
         """What is owed for a message, None if nothing is."""
         tariff = self.tariff(self.day(message.sent_at))
         assert tariff is not None
-        if tariff.basis == "delivered" and status(message) != "delivered":
+        if not known_to_be_sent(message) or not self.chargeable(message, tariff):
             return None
         return EXACT.multiply(Decimal(message.segments), tariff.price)
 
+    def chargeable(self, message: Message, tariff: Tariff) -> bool:
+        """Whether a message that was sent has become what the tariff charges for."""
+        if tariff.basis == "submitted":
+            return True
+        if status(message) is None:
+            # Accepted: of a vendor that reports nothing no more can be asked.
+            return not self.case.reports
+        return status(message) == "delivered"
+
     def of(self, line: Line) -> Message | None:
+        """The message that a line is for: one that is known to have been sent."""
         named = [
             message
             for message in self.case.messages
-            if message.id == line.id
+            if known_to_be_sent(message)
+            and message.id == line.id
             and (line.phone is None or digits(message.phone) == digits(line.phone))
         ]
         assert len(named) <= 1
@@ -209,7 +237,7 @@ class _State:
         if message is None:
             return [("billed_not_sent", *whole)]
         tariff = self.tariff(self.day(message.sent_at))
-        if tariff is not None and tariff.basis == "delivered" and status(message) != "delivered":
+        if tariff is not None and not self.chargeable(message, tariff):
             return [("billed_not_delivered", *whole)]
         if any(other.number < line.number for other in self.lines_of(message)):
             return [("billed_twice", *whole)]
@@ -255,6 +283,8 @@ class _State:
             self.add("report_missing", message.id, message.phone, None, 0, Decimal(0))
 
     def missing(self, message: Message) -> bool:
+        if not self.case.reports:
+            return False
         waited = self.case.now - message.sent_at
         return status(message) is None and waited >= timedelta(hours=self.case.poll_until_hours)
 
@@ -296,6 +326,15 @@ class _State:
                     "segments": sum(found.segments for found in of_kind),
                     "amount": total(found.amount for found in of_kind),
                 }
+        unresolved = {
+            "report_missing": sum(1 for message in sent if self.missing(message)),
+            "orphans": 0,
+            "quarantined": 0,
+        }
+        if not case.reports:
+            unresolved["accepted_is_last_known"] = sum(
+                1 for message in sent if known_to_be_sent(message) and status(message) is None
+            )
         return {
             "period": _period(case.first, case.last),
             "currency": self.currency,
@@ -320,11 +359,7 @@ class _State:
                 "discrepant": len(wrong_lines),
             },
             "discrepancies": discrepancies,
-            "unresolved": {
-                "report_missing": sum(1 for message in sent if self.missing(message)),
-                "orphans": 0,
-                "quarantined": 0,
-            },
+            "unresolved": unresolved,
         }
 
     def _currency(self) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 import httpx
+import msgspec
 import pytest
 import python_calamine
 import uvicorn
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from pretend import until
 
 from gateways.gateway import Callback, Secret
+from gateways.segments import Unit
 from reconciler import match, reading
 from reconciler.api import create_app
 from reconciler.reading import cursor_of
@@ -795,6 +797,29 @@ async def test_file_of_a_list_goes_on_from_its_cursor_through_all_pages(api: Api
 # --- one message -------------------------------------------------------------------------------------
 
 
+async def test_count_is_explained_by_the_rule_that_the_account_has_now(api: Api, pool: Any) -> None:
+    await register(api, {**ROW, "content": "𠮷" * 70})
+    think = SETTINGS.accounts["think"]
+    points = msgspec.structs.replace(think, unit=Unit.CODE_POINT)
+    id = UUID((await got(api, "/v1/messages"))["items"][0]["id"])
+    because = []
+    for own in (think, points):
+        shown = await reading.message(pool, {"think": own}, id)
+        assert shown is not None
+        because.append(shown["segments_because"])
+    usual, other = because
+    assert usual[:2] == [
+        "3 segments by the domestic rule",
+        "140 UTF-16 units, 70 more than fit one segment: 67 to each segment, 61 left in the last",
+    ]
+    # The count stands; that the settings would count otherwise is said.
+    assert other == [
+        "3: counted when the settings said otherwise",
+        "1 segment by the domestic rule",
+        "70 code points of 70, 0 left",
+    ]
+
+
 async def test_one_message_with_its_evidence_in_order(api: Api, pool: Any) -> None:
     text = {"content": "您的验证码是7865", "sign": "顶想云", "template_id": "T1", "reference": "r"}
     await register(api, {**ROW, **text})
@@ -817,6 +842,8 @@ async def test_one_message_with_its_evidence_in_order(api: Api, pool: Any) -> No
     assert {name: shown[name] for name in text} == text
     assert shown["segments_because"][0] == "1 segment by the domestic rule"
     assert "15 UTF-16 units of 70" in shown["segments_because"][1]
+
+    assert shown["notes"] == []
 
     words = [(each["status"], each["reported_at"], each["source"]) for each in shown["reports"]]
     assert words == [

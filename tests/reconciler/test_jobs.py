@@ -1,6 +1,7 @@
 """Jobs: what runs by itself, how its failures show, and one pass by hand."""
 
 import asyncio
+import dataclasses
 import json
 import threading
 import time
@@ -10,10 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from pretend import Answer, Box, page, refusal, reported, serving, settings, state, until
 
 from gateways.errors import Unavailable
+from gateways.gateway import Client
 from gateways.http import open_client
 from huizhi.__main__ import group
 from reconciler import jobs, ledger
@@ -248,6 +251,26 @@ async def test_nothing_expires_before_a_whole_pull_succeeded(pool: Any, tmp_path
         replies.pop(0)
         [summary] = await one_pass(read, pool, "sms")
         assert (summary.expired, summary.failures) == (1, [])
+
+
+@pytest.mark.parametrize(("reports", "status"), [(True, "expired"), (False, "submitted")])
+async def test_clock_ends_no_waiting_for_a_vendor_that_reports_nothing(
+    pool: Any, tmp_path: Path, reports: bool, status: str
+) -> None:
+    read = settings(tmp_path, "http://127.0.0.1:1")
+    api = read.accounts["api"]
+    # Neither asked nor pulled from: at most the clock has a word.
+    gateway = dataclasses.replace(api.gateway, client=Client, reports=reports)
+    read = msgspec.structs.replace(
+        read, accounts={"api": msgspec.structs.replace(api, gateway=gateway)}
+    )
+    await _register(pool, read, "api", "1", ago=timedelta(days=9))
+    [summary] = await one_pass(read, pool, "api")
+    assert (summary.expired, summary.failures) == (int(reports), [])
+    assert await pool.fetchval("SELECT status FROM messages") == status
+    async with open_client() as http:
+        made = jobs.jobs_of(read, pool, callers(read, pool, http, recorder="test"))
+    assert [job.name for job in made if job.account] == ["expire"] * reports
 
 
 async def test_an_account_nobody_knows_is_a_problem(pool: Any, tmp_path: Path) -> None:

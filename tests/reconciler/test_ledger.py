@@ -1,11 +1,13 @@
 """The ledger: each message once, a bad row by its index, the others all the same."""
 
 import asyncio
+import dataclasses
 import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from reconciler import ledger
@@ -140,6 +142,39 @@ async def test_senders_own_count_stands_also_nought(pool: Any) -> None:
     assert [tuple(one) for one in found] == [(5, True), (0, True), (1, False)]
 
 
+async def test_segments_are_counted_by_the_accounts_rule_and_unit(pool: Any) -> None:
+    text = """
+    [accounts.usual]
+    gateway = "thinkapi"
+    credentials = { app_code = "code" }
+    [accounts.points]
+    gateway = "thinkapi"
+    credentials = { app_code = "code" }
+    segment_unit = "code_point"
+    [accounts.abroad]
+    gateway = "thinkapi"
+    credentials = { app_code = "code" }
+    segment_rule = "international"
+    """
+    accounts = parse(text, Path("huizhi.toml"), {}).accounts
+    contents = ("x" * 160, "𠮷" * 70)
+    rows: list[Sent | Rejected] = [
+        ledger.convert(
+            row(account=account, vendor_message_id=str(number), content=content), accounts, NOW
+        )
+        for account in accounts
+        for number, content in enumerate(contents)
+    ]
+    await ledger.register(pool, accounts, rows, now=NOW)
+    found = await pool.fetch(
+        "SELECT account, array_agg(segments ORDER BY vendor_message_id) AS segments"
+        " FROM messages GROUP BY account"
+    )
+    counted = {one["account"]: one["segments"] for one in found}
+    # 140 units by 67 are three; no boundary of the international rule parts a pair: 33 to a segment.
+    assert counted == {"usual": [3, 3], "points": [3, 1], "abroad": [1, 3]}
+
+
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
@@ -148,6 +183,7 @@ async def test_senders_own_count_stands_also_nought(pool: Any) -> None:
         (row(vendor_message_id=""), "vendor_message_id is empty"),
         (row(vendor_message_id=" \t"), "vendor_message_id is empty"),
         (row(vendor_message_id="x" * 129), "vendor_message_id has more than 128"),
+        (row(vendor_message_id=" ~f00d"), "vendor_message_id begins with ~, as only our own"),
         (row(vendor_message_id="a\0b"), "vendor_message_id has a NUL"),
         (row(vendor_message_id=["1"]), "vendor_message_id"),
         (row(phone=""), "phone has no digits"),
@@ -238,6 +274,19 @@ async def test_vendor_is_asked_when_it_can_be_and_else_the_clock_decides(pool: A
         ("sms", "1"): NOW - timedelta(seconds=10) + timedelta(hours=48),
         ("api", "old"): NOW,
     }
+
+
+async def test_nothing_is_awaited_of_a_vendor_that_reports_nothing(pool: Any) -> None:
+    api = ACCOUNTS["api"]
+    silent = msgspec.structs.replace(api, gateway=dataclasses.replace(api.gateway, reports=False))
+    accounts = {**ACCOUNTS, "api": silent}
+    rows: list[Sent | Rejected] = [
+        ledger.convert(row(account=account), accounts, NOW) for account in accounts
+    ]
+    done = await ledger.register(pool, accounts, rows, now=NOW)
+    assert done.recorded == 2
+    assert [one["account"] for one in await pool.fetch("SELECT account FROM awaiting")] == ["sms"]
+    assert await pool.fetchval("SELECT status FROM messages WHERE account = 'api'") == "submitted"
 
 
 async def test_nothing_is_registered_of_nothing(pool: Any) -> None:

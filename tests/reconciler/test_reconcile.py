@@ -1,6 +1,7 @@
 """Reconciliation against an oracle that shares nothing with it, on a real database."""
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -25,6 +26,7 @@ from gateways.gateway import Callback
 from reconciler import ledger, match, periods, reading, statements
 from reconciler.tables import FileError
 from runtime import records, settlement
+from runtime.identity import message_id
 from runtime.settings import AccountSettings, parse
 
 pytestmark = pytest.mark.anyio
@@ -101,7 +103,9 @@ def account(case: Case) -> AccountSettings:
         f'timezone = "{case.zone.key}"\npoll_until_hours = {case.poll_until_hours}\n'
     )
     text += "".join(f"{tables[0]}\n{tariff}\n" for tariff in tables[1:])
-    return parse(text, Path("huizhi.toml"), {}).accounts[name]
+    own = parse(text, Path("huizhi.toml"), {}).accounts[name]
+    gateway = dataclasses.replace(own.gateway, reports=case.reports)
+    return msgspec.structs.replace(own, gateway=gateway)
 
 
 def push(case: Case, message: Message, report: Report) -> Callback:
@@ -120,16 +124,12 @@ def push(case: Case, message: Message, report: Report) -> Callback:
 async def register(pool: Any, own: AccountSettings, messages: Sequence[Message]) -> None:
     name = own.account.name
     rows = [
-        ledger.convert(
-            {
-                "account": name,
-                "vendor_message_id": message.id,
-                "phone": message.phone,
-                "sent_at": message.sent_at.isoformat(),
-                "segments": message.segments,
-            },
-            {name: own},
-            FAR,
+        ledger.Sent(
+            account=name,
+            vendor_message_id=message.id,
+            phone=message.phone,
+            sent_at=message.sent_at,
+            segments=message.segments,
         )
         for message in messages
     ]
@@ -183,9 +183,25 @@ async def put(pool: Any, connection: Any, world: World, folder: Path) -> Account
     await register(pool, own, messages[: len(messages) // 2])
     await register(pool, own, messages)  # the first half once more
     await settle(pool, own, pushes[0 if not world.reports_first else middle :])
+    await end_sending(connection, own, messages)
     if not world.bill_first:
         await bill(connection, own, case, folder, world.sheet)
     return own
+
+
+async def end_sending(connection: Any, own: AccountSettings, messages: Sequence[Message]) -> None:
+    """Leave messages as our own sending leaves them, those that reports are final about excepted."""
+    for message in messages:
+        if message.sending is not None:
+            await connection.execute(
+                "UPDATE messages SET status = $2 WHERE id = $1 AND status = 'submitted'",
+                filed_as(own, message),
+                message.sending,
+            )
+
+
+def filed_as(own: AccountSettings, message: Message) -> UUID:
+    return message_id(own.account.name, message.id, oracle.digits(message.phone))
 
 
 async def listed(connection: Any, run: str, limit: int = 1000) -> list[dict[str, Any]]:
@@ -202,11 +218,12 @@ async def listed(connection: Any, run: str, limit: int = 1000) -> list[dict[str,
             return items
 
 
-def of_items(items: Sequence[dict[str, Any]]) -> list[Found]:
+def of_items(items: Sequence[dict[str, Any]], hidden: dict[str, str]) -> list[Found]:
+    """What was found; `hidden` are the ids of messages that the vendor has given none."""
     return [
         Found(
             item["kind"],
-            item["vendor_message_id"],
+            item["vendor_message_id"] or hidden[item["message_id"]],
             item["phone"],
             item["line"],
             item["segments"],
@@ -272,13 +289,19 @@ async def reconciled(
     compared = as_decimals(result)
     assert compared.pop("account") == own.account.name
     compared.pop("id")
-    found = of_items(items)
+    unsent = [message for message in case.messages if not oracle.known_to_be_sent(message)]
+    found = of_items(items, {str(filed_as(own, message)): message.id for message in unsent})
     sums_hold(compared, found)
     # Which message each is about, and which it cannot be about.
-    by_key = {(message.id, oracle.digits(message.phone)) for message in case.messages}
+    by_key = {
+        (message.id, oracle.digits(message.phone))
+        for message in case.messages
+        if message not in unsent
+    }
     for item in items:
         assert (item["message_id"] is not None) == (
-            (item["vendor_message_id"], item["phone"]) in by_key
+            item["vendor_message_id"] is None
+            or (item["vendor_message_id"], item["phone"]) in by_key
         )
     return compared, found
 
@@ -442,6 +465,146 @@ async def test_segments_and_price_can_differ_on_one_line(run: Run) -> None:
         found("price_differs", 2, 0, "0.02"),
     ]
     assert result["lines"] == {"matched": 0, "discrepant": 1}
+
+
+# --- messages that Huizhi sends itself ---------------------------------------------------------------
+
+Sending = Literal["submitting", "indeterminate"]
+BASES = pytest.mark.parametrize("tariff", [TARIFF, SUBMITTED], ids=["delivered", "submitted"])
+
+
+@BASES
+async def test_refused_message_was_never_sent(run: Run, tariff: Tariff) -> None:
+    refused = message("~b", segments=5, reports=(), sending="refused")
+    result, wrong = await run(case([message(), refused], [line(2)], [tariff]))
+    assert (wrong, result["status"]) == ([], "balanced")
+    assert result["sent"] == {"messages": 1, "segments": 1}
+    assert result["messages"] == {"matched": 1, "discrepant": 0, "not_billed": 0, "not_charged": 0}
+
+
+async def test_refused_message_needs_no_tariff(run: Run) -> None:
+    refused = message("~b", sent_at=SENT - timedelta(days=1), reports=(), sending="refused")
+    _, wrong = await run(
+        case([message(), refused], [line(2)], [replace(TARIFF, start=SENT.date())])
+    )
+    assert wrong == []
+
+
+@BASES
+@pytest.mark.parametrize("sending", ["submitting", "indeterminate"])
+async def test_message_that_may_have_been_sent_is_not_charged_and_in_time_its_report_is_missing(
+    run: Run, tariff: Tariff, sending: Sending
+) -> None:
+    open_ended = message("~b", segments=5, reports=(), sending=sending)
+    due = SENT + timedelta(hours=72)
+    result, wrong = await run(case([message(), open_ended], [line(2)], [tariff], now=due))
+    assert wrong == [found("report_missing", None, 0, "0", "~b")]
+    assert result["sent"] == {"messages": 2, "segments": 6}
+    assert result["owed"] == {"messages": 1, "segments": 1, "amount": Decimal("0.04")}
+    assert result["messages"] == {"matched": 1, "discrepant": 0, "not_billed": 0, "not_charged": 1}
+    before = due - timedelta(microseconds=1)
+    result, wrong = await run(case([message(), open_ended], [line(2)], [tariff], now=before))
+    assert (wrong, result["status"]) == ([], "balanced")
+
+
+@BASES
+@pytest.mark.parametrize("sending", ["submitting", "indeterminate", "refused"])
+async def test_no_line_is_for_a_message_that_nobody_knows_to_have_been_sent(
+    run: Run, tariff: Tariff, sending: Literal["submitting", "indeterminate", "refused"]
+) -> None:
+    lines = [line(2), line(3, phone=None)]
+    waiting = SENT + timedelta(hours=1)
+    unsent = message(reports=(), sending=sending)
+    _, wrong = await run(case([unsent], lines, [tariff], now=waiting))
+    assert wrong == [
+        found("billed_not_sent", 2, 1, "0.04"),
+        Found("billed_not_sent", "a", None, 3, 1, PRICE),
+    ]
+
+
+async def test_final_report_proves_that_a_message_was_sent(run: Run) -> None:
+    result, wrong = await run(case([message(sending="indeterminate")], [line(2)]))
+    assert (wrong, result["messages"]["matched"]) == ([], 1)
+
+
+async def test_provisional_id_is_shown_to_nobody_and_still_finds_its_message(
+    pool: Any, connection: Any, tmp_path: Path
+) -> None:
+    unsent = message("~f00d", reports=(), sending="indeterminate")
+    own = await put(pool, connection, World(case([message(), unsent], [line(2)])), tmp_path)
+    name = own.account.name
+    result = await match.reconcile(connection, own, periods.Period(*OCTOBER), now=FAR)
+    (missing,) = await listed(connection, result["id"])
+    assert (missing["kind"], missing["vendor_message_id"]) == ("report_missing", None)
+    assert missing["message_id"] == str(filed_as(own, unsent))
+
+    by_id = reading.Filters(vendor_message_id="~f00d")
+    (shown,) = (await reading.messages(connection, [name], by_id, cursor=None, limit=10)).items
+    assert (shown["id"], shown["vendor_message_id"]) == (missing["message_id"], None)
+    whole = await reading.message(connection, {name: own}, UUID(shown["id"]))
+    assert whole is not None
+    assert (whole["vendor_message_id"], whole["status"]) == (None, "indeterminate")
+    every = await reading.messages(connection, [name], reading.Filters(), cursor=None, limit=10)
+    assert {each["vendor_message_id"] for each in every.items} == {"a", None}
+
+
+# --- vendors that report nothing ---------------------------------------------------------------------
+
+
+async def test_accepted_is_charged_for_where_no_more_can_be_known(
+    pool: Any, connection: Any, tmp_path: Path, run: Run
+) -> None:
+    accepted = message(reports=()), message("b", segments=2, reports=())
+    silent = case(accepted, [line(2)], reports=False)
+    result, wrong = await run(silent)
+    assert wrong == [found("not_billed", None, -2, "-0.08", "b")]
+    assert result["owed"] == {"messages": 2, "segments": 3, "amount": Decimal("0.12")}
+    assert result["messages"] == {"matched": 1, "discrepant": 0, "not_billed": 1, "not_charged": 0}
+    assert list(result["unresolved"].items()) == [
+        ("report_missing", 0),
+        ("orphans", 0),
+        ("quarantined", 0),
+        ("accepted_is_last_known", 2),
+    ]
+
+    own = await put(pool, connection, World(silent), tmp_path)
+    kept = await match.reconcile(connection, own, periods.Period(*OCTOBER), now=FAR)
+    rules = (await reading.run(connection, UUID(kept["id"])) or {})["rules"]
+    assert rules["accepted_is_last_known"] is True
+
+
+@pytest.mark.parametrize("sending", ["submitting", "indeterminate", "refused"])
+async def test_where_no_more_can_be_known_only_what_was_taken_is_charged_for(
+    run: Run, sending: Literal["submitting", "indeterminate", "refused"]
+) -> None:
+    unsent = message("~b", reports=(), sending=sending)
+    result, wrong = await run(case([message(reports=()), unsent], [line(2)], reports=False))
+    assert (wrong, result["status"]) == ([], "balanced")
+    assert result["owed"]["messages"] == 1
+    assert result["messages"]["not_charged"] == (sending != "refused")
+    assert result["unresolved"]["accepted_is_last_known"] == 1
+
+
+async def test_message_says_that_accepted_is_the_last_that_can_be_known(
+    pool: Any, connection: Any, tmp_path: Path
+) -> None:
+    notes = {}
+    for reports in (True, False):
+        silent = message(reports=())
+        own = await put(
+            pool, connection, World(case([silent], [line(2)], reports=reports)), tmp_path
+        )
+        name, id = own.account.name, filed_as(own, silent)
+        shown = await reading.message(connection, {name: own}, id)
+        assert shown is not None
+        notes[reports] = shown["notes"]
+        await settle(pool, own, [push(case([], []), silent, DELIVERED[0])])
+        shown = await reading.message(connection, {name: own}, id)
+        assert shown is not None
+        assert (shown["status"], shown["notes"]) == ("delivered", [])
+    assert notes[True] == []
+    (said,) = notes[False]
+    assert "reports nothing: that it took the message is the last that can be known" in said
 
 
 # --- which kind, where several would do --------------------------------------------------------------
@@ -834,15 +997,21 @@ def worlds(draw: st.DrawFn) -> World:
             max_size=12,
         )
     )
+    sendings: st.SearchStrategy[Literal["submitting", "indeterminate", "refused"] | None] = (
+        st.sampled_from([None, None, None, None, "submitting", "indeterminate", "refused"])
+    )
     messages = tuple(
         Message(
-            id=id,
+            id="~" * provisional + id,
             phone=draw(st.sampled_from(SPELLINGS.get(number, (number,)))),
             sent_at=draw(moments),
             segments=draw(st.sampled_from([1, 1, 1, 2, 3, 0, 1000])),
-            reports=draw(reports_after(edges[0])),
+            # Nobody reports on an id that no vendor gave.
+            reports=() if provisional else draw(reports_after(edges[0])),
+            sending=sending,
         )
-        for id, number in keys
+        for (id, number), sending in ((key, draw(sendings)) for key in keys)
+        for provisional in [sending is not None and draw(st.booleans())]
     )
     poll_until_hours = draw(st.integers(1, 100))
     ends = [message.sent_at + timedelta(hours=poll_until_hours) for message in messages]
@@ -856,6 +1025,7 @@ def worlds(draw: st.DrawFn) -> World:
         lines=draw(lines_about(messages, tariffs, zone, edges[0])),
         now=now,
         poll_until_hours=poll_until_hours,
+        reports=draw(st.sampled_from([True, True, False])),
     )
     headings = draw(st.sampled_from(HEADINGS))
     encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "gb18030", "utf-16"]))
@@ -908,6 +1078,8 @@ def lines_about(
     days = st.integers(-9, 40).map(lambda days: at + timedelta(days=days))
     billed = []
     for message in messages:
+        if message.id.startswith("~"):
+            continue  # no statement with such a line is taken
         for _ in range(draw(st.sampled_from([1, 1, 1, 1, 1, 0, 2]))):
             off = draw(st.sampled_from([0, 0, 0, 0, 1, -1, 1_000_000 - message.segments]))
             segments = max(0, message.segments + off)

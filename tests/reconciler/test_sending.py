@@ -510,6 +510,17 @@ async def test_a_report_of_nobody_is_one_orphan(pool: Any, tmp_path: Path) -> No
         assert await house.orphans() == 1
 
 
+async def test_nobody_reports_on_a_provisional_id(pool: Any, tmp_path: Path) -> None:
+    async with _house(pool, tmp_path, _ids) as house:
+        await _in_doubt(house, PHONES[0])
+        provisional = await pool.fetchval("SELECT vendor_message_id FROM messages")
+        await house.push(provisional, PHONES[0])
+        assert [m["status"] for m in await house.messages()] == ["indeterminate"]
+        assert (
+            await pool.fetchval("SELECT count(*) FROM quarantine WHERE reason LIKE '%begins%'") == 1
+        )
+
+
 async def test_what_a_message_cost_is_kept_as_evidence(pool: Any, tmp_path: Path) -> None:
     async with _house(pool, tmp_path, _ids) as house:
         await house.send(PHONES[0])

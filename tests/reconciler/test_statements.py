@@ -232,6 +232,7 @@ BAD = [
     ("任务ID", "1.23457E+15", "1.23457E+15 is an id that a spreadsheet has rounded"),
     ("任务ID", "1e+21", "rounded"),
     ("任务ID", "x" * 129, "has more than 128 characters"),
+    ("任务ID", " ~f00d", "begins with ~, as only our own provisional ids do"),
     ("手机号", "1.38E+10", "rounded"),
     ("手机号", "none", "is no phone number"),
     ("手机号", "1" * 33, "is no phone number"),

@@ -1,6 +1,7 @@
 """Settings: what they mean, and the one line for each way they can be wrong."""
 # ruff: noqa: E501  the table has a line for each mistake
 
+import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -16,6 +17,7 @@ import pytest
 
 from gateways import GATEWAYS
 from gateways.gateway import Secret
+from gateways.segments import Rule, Unit
 from runtime.settings import (
     DEFAULT_FILE,
     GATEWAY_NAMES,
@@ -155,7 +157,30 @@ def test_account_defaults(folder: Path) -> None:
     assert account.poll_after_seconds == 120
     assert account.poll_until_hours == 72
     assert account.requests_per_second == 20
+    assert (account.rule, account.unit) == (Rule.DOMESTIC, Unit.UTF16)
     assert account.tariffs == ()
+
+
+def test_segments_are_counted_as_the_gateway_says_unless_the_account_does(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abroad = dataclasses.replace(
+        GATEWAYS["thinkapi"],
+        unit=Unit.CODE_POINT,
+        rule=lambda account: Rule.INTERNATIONAL if account.name == "b" else Rule.DOMESTIC,
+    )
+    monkeypatch.setattr("runtime.settings.GATEWAYS", {"thinkapi": abroad})
+    common = 'gateway = "thinkapi"\ncredentials = { app_code = "x" }\n'
+    text = (
+        f"[accounts.a]\n{common}[accounts.b]\n{common}"
+        f'[accounts.c]\n{common}segment_rule = "international"\nsegment_unit = "utf16"\n'
+    )
+    accounts = read(folder, text).accounts
+    assert {name: (account.rule, account.unit) for name, account in accounts.items()} == {
+        "a": (Rule.DOMESTIC, Unit.CODE_POINT),
+        "b": (Rule.INTERNATIONAL, Unit.CODE_POINT),
+        "c": (Rule.INTERNATIONAL, Unit.UTF16),
+    }
 
 
 def test_newest_tariff_on_or_before_the_day_holds(folder: Path) -> None:
@@ -214,6 +239,8 @@ def test_newest_tariff_on_or_before_the_day_holds(folder: Path) -> None:
                 ("= 72", "= 0", "accounts.think-main.poll_until_hours: expected a number of hours above 0"),
                 ("= 20\n", "= nan\n", "accounts.think-main.requests_per_second: expected a number above 0"),
                 ("= 20\n", "= inf\n", "accounts.think-main.requests_per_second: expected a number above 0"),
+                ("= 20\n", '= 20\nsegment_rule = "abroad"\n', 'accounts.think-main.segment_rule: expected "domestic" or "international"'),
+                ("= 20\n", "= 20\nsegment_unit = 2\n", 'accounts.think-main.segment_unit: expected "code_point" or "utf16", got an integer'),
                 ('"0.0350"', "0.0350", 'accounts.think-main.tariffs[0].price: expected decimal text such as "0.035", got a float'),
                 ('"0.0350"', '"NaN"', 'accounts.think-main.tariffs[0].price: expected decimal text such as "0.035"'),
                 ('"0.0350"', '"-1"', 'accounts.think-main.tariffs[0].price: expected decimal text such as "0.035"'),
