@@ -91,10 +91,14 @@ class ReviewResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The vendor took a message and gave it an id; `phone` None: every number of the request."""
+    """The vendor took a message and gave it an id; `phone` None: every number of the request.
+
+    `taken`: how many numbers of the request it says it took, where it says no more than that.
+    """
 
     vendor_message_id: str
     phone: str | None = None
+    taken: int | None = None
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True, gc=False):

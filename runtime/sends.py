@@ -76,6 +76,8 @@ async def conclude(
     shard = shard_of(outcome.account, provisional)
     rows = await connection.fetch(QUERIES["lock_unidentified"], shard, provisional)
     for_all = next((one for one in outcome.accepted if one.phone is None), None)
+    if for_all is not None and for_all.taken is not None and for_all.taken < len(rows):
+        outcome.reason = f"the vendor says it took {for_all.taken} of {len(rows)}, not which"
     named = {one.phone: one for one in outcome.accepted if one.phone is not None}
     rejected = {one.phone: one for one in outcome.rejected}
     whole = outcome.state in ("refused", "nothing")

@@ -3,9 +3,12 @@
 The page leaves open, and this module decides: the push (a form POST with the pull's field names,
 switchable), the JSON of the two read-once pages (PascalCase, StatusBox and CallBox, after the
 names that the page does give), p2p items (one a line), the reply to changespwd (returnstatus and
-message), and that a number twice in one request counts once.
+message), and that a number twice in one request counts once. The signed v2 paths and the MD5
+passwords of a fork are from vendors.md 1.1 and 1.2; that a signature holds for five minutes, and an
+extno of ten digits at most, from single resellers' pages.
 """
 
+import hashlib
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -18,7 +21,7 @@ from xml.sax.saxutils import escape
 
 import msgspec
 
-from sandbox.clock import local_text, parse_local, slashed_text
+from sandbox.clock import VENDOR_ZONE, local_text, parse_local, slashed_text
 from sandbox.delivery import Deliveries
 from sandbox.exchange import HandedOut, Reply, Request
 from sandbox.pushes import Push
@@ -38,27 +41,43 @@ SUCCESS_CODES = (*("DELIVRD",) * 60, "0", "MK:0011")
 
 _PHONE = re.compile(r"1\d{10}")
 _SIGN = re.compile(r"【([^【】]+)】")
+_EXTNO = re.compile(r"\d{1,10}", re.ASCII)
+_TIMESTAMP = re.compile(r"\d{14}", re.ASCII)
 
-_CREDENTIALS = frozenset({"action", "userid", "account", "password", "rt"})
+_COMMON = frozenset({"action", "userid", "rt"})
+_LOGIN = frozenset({"account", "password"})
+_SIGNATURE = frozenset({"timestamp", "sign"})
 # vendors.md 1.2: legacy parameters that clients still send and the platform ignores.
 _LEGACY = frozenset({"taskName", "checkcontent", "mobilenumber", "countnumber", "telephonenumber"})
 PARAMETERS: dict[str, frozenset[str]] = {
-    "send": _CREDENTIALS | {"mobile", "content", "sendTime", "extno"} | _LEGACY,
-    "overage": _CREDENTIALS,
-    "checkkeyword": _CREDENTIALS | {"content"},
-    "changespwd": _CREDENTIALS | {"newpwd", "renewpwd"},
-    "p2p": _CREDENTIALS | {"mobileContentList", "sendTime", "extno"} | _LEGACY,
-    "reports": _CREDENTIALS | {"statusNum"},
-    "inbound": _CREDENTIALS | {"ownExt"},
+    "send": _COMMON | {"mobile", "content", "sendTime", "extno"} | _LEGACY,
+    "overage": _COMMON,
+    "checkkeyword": _COMMON | {"content"},
+    "changespwd": _COMMON | {"newpwd", "renewpwd"},
+    "p2p": _COMMON | {"mobileContentList", "sendTime", "extno"} | _LEGACY,
+    "reports": _COMMON | {"statusNum"},
+    "inbound": _COMMON | {"ownExt"},
 }
+"""Besides these a call has `account` and `password`, or `timestamp` and `sign`."""
+_CALLS_OF_SMS = ("send", "overage", "checkkeyword", "changespwd")
 _ACTIONS = {
-    "/sms.aspx": ("send", "overage", "checkkeyword", "changespwd"),
-    "/smsGBK.aspx": ("send", "overage", "checkkeyword", "changespwd"),
+    "/sms.aspx": _CALLS_OF_SMS,
+    "/smsGBK.aspx": _CALLS_OF_SMS,
+    "/v2sms.aspx": _CALLS_OF_SMS,
+    "/v2smsGBK.aspx": _CALLS_OF_SMS,
     "/p2p.aspx": ("send",),
     "/statusApi.aspx": ("query",),
+    "/v2statusApi.aspx": ("query",),
     "/callApi.aspx": ("query",),
+    "/v2callApi.aspx": ("query",),
 }
-_CALLS = {"/p2p.aspx": "p2p", "/statusApi.aspx": "reports", "/callApi.aspx": "inbound"}
+_CALLS = {
+    "/p2p.aspx": "p2p",
+    "/statusApi.aspx": "reports",
+    "/v2statusApi.aspx": "reports",
+    "/callApi.aspx": "inbound",
+    "/v2callApi.aspx": "inbound",
+}
 
 
 Row = tuple[tuple[str, str], ...]
@@ -91,6 +110,10 @@ class ThinkSmsAccount(Account, frozen=True, kw_only=True, forbid_unknown_fields=
     inbound_rate: float = 0.0
     """Share of delivered messages that the handset replies to."""
     p2p_separator: str = "\n"
+    password_md5: bool = False
+    """The fork that wants the password as its MD5, in capitals."""
+    sign_window_seconds: float = 300.0
+    """How far a signed call's timestamp may be from now, either way; 0: any distance."""
 
 
 @dataclass(slots=True, eq=False)
@@ -147,11 +170,14 @@ class ThinkSms:
         self._by_login = {
             (books.account.user_id, books.account.account): books for books in self._books.values()
         }
+        self._by_user_id: dict[str, list[_Books]] = {}
+        for books in self._books.values():
+            self._by_user_id.setdefault(books.account.user_id, []).append(books)
 
     # What every vendor offers
 
     def charset(self, path: str) -> str:
-        return "gb18030" if path == "/smsGBK.aspx" else "utf-8"
+        return "gb18030" if path.endswith("GBK.aspx") else "utf-8"
 
     def identify(self, request: Request) -> Identity | None:
         if request.path not in _ACTIONS:
@@ -159,8 +185,11 @@ class ThinkSms:
         params = request.params
         action = params.get("action", "")
         call = _CALLS.get(request.path, action)
-        books = self._by_login.get((params.get("userid", ""), params.get("account", "")))
-        if request.path in ("/statusApi.aspx", "/callApi.aspx"):
+        if _is_signed(request):
+            books = self._signer(params)
+        else:
+            books = self._by_login.get((params.get("userid", ""), params.get("account", "")))
+        if call in ("reports", "inbound"):
             return Identity(call, "page", books.name if books else "", call)
         about = (params.get(name, "") for name in ("mobile", "content", "mobileContentList"))
         return Identity(
@@ -198,7 +227,8 @@ class ThinkSms:
         if action not in _ACTIONS[request.path]:
             self._world.violation(request, NAME, call, f"action={action}", "undocumented action")
             raise Refusal("参数错误", 4)
-        undocumented = request.params.keys() - PARAMETERS[call]
+        proof = _SIGNATURE if _is_signed(request) else _LOGIN
+        undocumented = request.params.keys() - PARAMETERS[call] - proof
         for name in sorted(undocumented):
             self._world.violation(request, NAME, call, name, "undocumented parameter")
         if undocumented and self._world.settings.strict:
@@ -206,14 +236,30 @@ class ThinkSms:
 
     def _authenticated(self, request: Request) -> _Books:
         params = request.params
+        if _is_signed(request):
+            if not all(params.get(name) for name in ("userid", "timestamp", "sign")):
+                raise Refusal("用户名或密码不能为空", 1)
+            signer = self._signer(params)
+            if signer is None or not _timely(request, signer.account.sign_window_seconds):
+                raise Refusal("sign参数错误", 2)
+            return signer
         user_id, account = params.get("userid", ""), params.get("account", "")
         password = params.get("password", "")
         if not account or not password or not user_id:
             raise Refusal("用户名或密码不能为空", 1)
         books = self._by_login.get((user_id, account))
-        if books is None or books.password != password:
+        if books is None or password != _password_on_the_wire(books):
             raise Refusal("用户名或密码错误", 2)
         return books
+
+    def _signer(self, params: Mapping[str, str]) -> _Books | None:
+        """Return the account of the enterprise whose signature this is (vendors.md 1.2)."""
+        timestamp, sign = params.get("timestamp", ""), params.get("sign", "").lower()
+        for books in self._by_user_id.get(params.get("userid", ""), ()):
+            text = f"{books.account.account}{books.password}{timestamp}"
+            if sign == hashlib.md5(text.encode()).hexdigest():
+                return books
+        return None
 
     # Replies: XML by default, JSON on rt=json
 
@@ -225,7 +271,7 @@ class ThinkSms:
         return Reply(body, b"text/xml; charset=" + charset.encode())
 
     def _reply_charset(self, request: Request, books: _Books | None) -> str:
-        if request.path == "/smsGBK.aspx":
+        if request.path.endswith("GBK.aspx"):
             return "gb2312"
         return books.account.reply_charset if books else "utf-8"
 
@@ -279,6 +325,9 @@ class ThinkSms:
             raise Refusal("手机号码为空")
         if len(texts) > MAX_NUMBERS:
             raise Refusal("号码数量超过限制")
+        extno = request.params.get("extno", "")
+        if extno and not _EXTNO.fullmatch(extno):
+            raise Refusal("扩展号错误")
         sent_at = self._sent_at(request)
         task_key = self._world.occurrence(
             NAME,
@@ -304,7 +353,7 @@ class ThinkSms:
                     sent_at=sent_at,
                     failure_codes=FAILURE_CODES,
                     success_codes=SUCCESS_CODES,
-                    extno=request.params.get("extno", ""),
+                    extno=extno,
                 )
             )
         for message in messages:
@@ -562,6 +611,32 @@ _JSON_NAMES = {
 }
 # The page's send reply leaves numbers unquoted.
 _JSON_NUMBERS = frozenset({"taskid", "status"})
+
+
+def _is_signed(request: Request) -> bool:
+    """The v2 paths take signatures only; of p2p there is one path, for either."""
+    if request.path == "/p2p.aspx":
+        return "sign" in request.params
+    return request.path.startswith("/v2")
+
+
+def _timely(request: Request, window_seconds: float) -> bool:
+    """Read the timestamp, yyyyMMddHHmmss in 24 hours, in the vendor's zone."""
+    text = request.params["timestamp"]
+    if not _TIMESTAMP.fullmatch(text):
+        return False
+    try:
+        said = datetime.strptime(text, "%Y%m%d%H%M%S").replace(tzinfo=VENDOR_ZONE)
+    except ValueError:
+        return False
+    distance = abs((request.received_at - said).total_seconds())
+    return not window_seconds or distance <= window_seconds
+
+
+def _password_on_the_wire(books: _Books) -> str:
+    if books.account.password_md5:
+        return hashlib.md5(books.password.encode()).hexdigest().upper()
+    return books.password
 
 
 def _codec(charset: str) -> str:

@@ -4,9 +4,9 @@ from urllib.parse import unquote_to_bytes
 from zoneinfo import ZoneInfo
 
 from gateways import wire
-from gateways.errors import Garbled, Malformed, Refused
+from gateways.errors import Malformed, Refused
 from gateways.events import DeliveryReport, Event, InboundMessage, Parsed, Status
-from gateways.gateway import Account, Acknowledgement, Callback, Reply
+from gateways.gateway import Account, Acknowledgement, Callback
 from gateways.thinksms import codes, documents
 from gateways.thinksms.documents import Page, Row
 
@@ -24,26 +24,12 @@ def parse_callback(callback: Callback, account: Account) -> Parsed:
     body = callback.body if callback.body.strip() else callback.query
     read = documents.read if documents.announced(body) else _form
     page = read(body, content_type)
-    if refusal := _refusal(page):
-        raise Malformed("a refusal was pushed") from refusal
-    parsed = _parsed(page, account.zone)
+    if refused := refusal(page):
+        raise Malformed("a refusal was pushed") from refused
+    parsed = read_rows(page, account.zone)
     if not parsed.events:
         raise Malformed(wire.listed(parsed.problems) or "no record")
     return parsed
-
-
-def parse_reply(reply: Reply, account: Account) -> Parsed:
-    """Return the reports and inbound messages of a pull; pure.
-
-    A reply that is cut gives the rows that are whole, and a problem. Raises `Refused`, `Garbled`.
-    """
-    try:
-        page = documents.read(reply.body, reply.headers.get("content-type", ""))
-        if refusal := _refusal(page):
-            raise refusal
-    except Malformed as error:
-        raise Garbled(str(error)) from None
-    return _parsed(page, account.zone)
 
 
 def acknowledge(_callback: Callback) -> Acknowledgement:
@@ -80,7 +66,7 @@ def _form(body: bytes, content_type: str) -> Page:
     return pages[0]
 
 
-def _refusal(page: Page) -> Refused | None:
+def refusal(page: Page) -> Refused | None:
     """Return the vendor's no, if the page is one."""
     if page.rows:
         return None
@@ -91,12 +77,14 @@ def _refusal(page: Page) -> Refused | None:
     if error and not (error == codes.FORK_SUCCESS and page.boxed):
         return Refused(error, remark or "")
     status = wire.words(page.answer.get("returnstatus"), "returnstatus")
-    if status and status.lower() not in codes.SUCCESS:
-        return Refused(status, wire.words(page.answer.get("message"), "message") or "")
+    if status and not status.lower().startswith(codes.SUCCESS):
+        words = wire.words(page.answer.get("message"), "message") or ""
+        return Refused(codes.refusal(words) or status, words)
     return None
 
 
-def _parsed(page: Page, zone: ZoneInfo) -> Parsed:
+def read_rows(page: Page, zone: ZoneInfo) -> Parsed:
+    """Return the reports and inbound messages of `page`; a row that cannot be read is a problem."""
     events: list[Event] = []
     problems: list[str] = []
     for number, row in enumerate(page.rows, 1):

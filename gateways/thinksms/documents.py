@@ -16,7 +16,7 @@ Row = Mapping[str, object]
 _ROOT = "returnsms"
 ERROR = "errorstatus"
 _BOXES = frozenset({"statusbox", "callbox"})
-_ANSWERS = frozenset({ERROR, "error", "returnstatus"})
+_ANSWERS = frozenset({ERROR, "error", "returnstatus", "message", "overage"})
 
 # What a careless writer of XML leaves in a handset's text.
 _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
@@ -132,6 +132,9 @@ def _json(text: str) -> Page:
         return Page(rows, {}, fault=f"the JSON breaks off after row {len(rows)}")
     if isinstance(document, dict):
         fields = _lowered(document)
+        wrapped = fields.get("result")
+        if isinstance(wrapped, str) and wrapped.lstrip().startswith(("<", "{")):
+            return read_text(wrapped.strip())  # a marketplace's envelope
         inner = fields.get(_ROOT)
         return _object(_lowered(inner) if isinstance(inner, dict) else fields)
     return Page(_rows(document), {})

@@ -1,6 +1,7 @@
 """Segment counts against strings that decide, and against an encoder that takes the long way."""
 
 import random
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import example, given
@@ -171,3 +172,108 @@ def _naive(text: str, rule: Rule, unit: Unit) -> int:
             parts.append(b"")
         parts[-1] += piece
     return len(parts)
+
+
+# --- an oracle from the standard's tables: encode all of it, cut the bytes, read the cuts back --------
+
+# TS 23.038, 6.2.1: the default alphabet by its codes, as code points; 1B is the escape.
+_DEFAULT = bytes.fromhex(
+    "40 A3 24 A5 E8 E9 F9 EC F2 C7 0A D8 F8 0D C5 E5  00 5F 00 00 00 00 00 00 00 00 00 00 C6 E6 DF C9"
+    "20 21 22 23 A4 25 26 27 28 29 2A 2B 2C 2D 2E 2F  30 31 32 33 34 35 36 37 38 39 3A 3B 3C 3D 3E 3F"
+    "A1 41 42 43 44 45 46 47 48 49 4A 4B 4C 4D 4E 4F  50 51 52 53 54 55 56 57 58 59 5A C4 D6 D1 DC A7"
+    "BF 61 62 63 64 65 66 67 68 69 6A 6B 6C 6D 6E 6F  70 71 72 73 74 75 76 77 78 79 7A E4 F6 F1 FC E0"
+)
+_GREEK = {0x10: 0x394, 0x12: 0x3A6, 0x13: 0x393, 0x14: 0x39B, 0x15: 0x3A9, 0x16: 0x3A0, 0x17: 0x3A8}
+_GREEK |= {0x18: 0x3A3, 0x19: 0x398, 0x1A: 0x39E}
+_ESCAPE = 0x1B
+# TS 23.038, 6.2.1.1: what the escape makes of a code.
+_ESCAPED = {0x0A: 0x0C, 0x14: 0x5E, 0x28: 0x7B, 0x29: 0x7D, 0x2F: 0x5C, 0x3C: 0x5B, 0x3D: 0x7E}
+_ESCAPED |= {0x3E: 0x5D, 0x40: 0x7C, 0x65: 0x20AC}
+_TO_SEPTETS = {chr(point): bytes([code]) for code, point in enumerate(_DEFAULT) if point}
+_TO_SEPTETS |= {chr(point): bytes([code]) for code, point in _GREEK.items()}
+_TO_SEPTETS |= {chr(point): bytes([_ESCAPE, code]) for code, point in _ESCAPED.items()}
+_FROM_SEPTETS = {septets: character for character, septets in _TO_SEPTETS.items()}
+
+
+def _cut(data: bytes, single: int, multi: int, divides: Callable[[bytes], int]) -> list[bytes]:
+    """Cut as TS 23.040, 9.2.3.24.1 has it: `divides` is how far before a cut to cut instead."""
+    if len(data) <= single:
+        return [data]
+    cuts = []
+    while data:
+        end = multi - divides(data[:multi]) if len(data) > multi else multi
+        cuts.append(data[:end])
+        data = data[end:]
+    return cuts
+
+
+def _half_an_escape(head: bytes) -> int:
+    return 1 if head[-1] == _ESCAPE else 0
+
+
+def _half_a_pair(head: bytes) -> int:
+    return 2 if 0xD8 <= head[-2] <= 0xDB else 0
+
+
+def _septets_read(septets: bytes) -> str:
+    """Read a part alone; a lone escape or a code that is none raises."""
+    codes = iter(septets)
+    return "".join(
+        _FROM_SEPTETS[bytes([code, next(codes)] if code == _ESCAPE else [code])] for code in codes
+    )
+
+
+def _oracle(text: str) -> list[str]:
+    """Return the parts that a handset would put together again."""
+    if all(character in _TO_SEPTETS for character in text):
+        septets = b"".join(map(_TO_SEPTETS.__getitem__, text))
+        return [_septets_read(cut) for cut in _cut(septets, 160, 153, _half_an_escape)]
+    units = text.encode("utf-16-be")
+    return [cut.decode("utf-16-be") for cut in _cut(units, 140, 134, _half_a_pair)]
+
+
+def test_oracle_has_the_whole_alphabet() -> None:
+    assert len(_DEFAULT) == 128
+    assert len(_TO_SEPTETS) == len(_FROM_SEPTETS) == 127 + 10
+    assert set(_TO_SEPTETS) == set(BASIC + EXTENSION)
+
+
+def _texts(dice: random.Random) -> Iterator[str]:
+    """Yield texts whose ends and costly characters lie around the boundaries."""
+    for _ in range(4_000):
+        pool = dice.choice([BASIC, BASIC + EXTENSION * 9, "汉字，。", "汉😀𠮷a", BASIC + "汉😀"])
+        alone, many = (160, 153) if pool.startswith("@") and "汉" not in pool else (70, 67)
+        near = dice.choice([alone, many, 2 * many, 3 * many, dice.randint(1, 7 * many)])
+        length = max(1, near + dice.randint(-3, 3))
+        text = dice.choices(pool, k=length)
+        for boundary in range(many, length, many):
+            # Something of two units or septets astride, or just beside, each boundary.
+            text[min(length - 1, boundary - dice.randint(0, 2))] = dice.choice(pool[-3:])
+        yield "".join(text)
+
+
+def test_international_parts_are_those_of_the_oracle() -> None:
+    costly = 0
+    for text in _texts(random.Random(23_038)):
+        parts = _oracle(text)
+        explanation = explain(text, rule=Rule.INTERNATIONAL)
+        assert list(explanation.parts) == parts, text
+        assert count(text, rule=Rule.INTERNATIONAL) == len(parts)
+        costly += len(parts) > 1 and len(parts) * explanation.limit - explanation.left > (
+            explanation.units
+        )
+    assert costly > 100, "the texts meet boundaries that part nothing"
+
+
+def test_domestic_counts_are_those_of_cut_bytes() -> None:
+    for text in _texts(random.Random(7067)):
+        for unit, codec, width in ((Unit.UTF16, "utf-16-le", 2), (Unit.CODE_POINT, "utf-32-le", 4)):
+            data = text.encode(codec)
+            cuts = [data] if len(data) <= 70 * width else _cut(data, 0, 67 * width, lambda _: 0)
+            assert count(text, unit=unit) == len(cuts), text
+            assert explain(text, unit=unit).segments == len(cuts)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(EXTENSION), max_size=500))
+def test_any_text_is_parted_as_the_oracle_does(text: str) -> None:
+    assert list(explain(text, rule=Rule.INTERNATIONAL).parts) == _oracle(text)

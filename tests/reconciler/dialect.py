@@ -49,7 +49,7 @@ def _parse_reply(reply: Reply, _account: Account) -> Parsed:
         raise Refused(told["no"], "not for 13900000000")
     events: list[Event] = []
     if "task" in told:
-        events.append(Accepted(vendor_message_id=told["task"]))
+        events.append(Accepted(vendor_message_id=told["task"], taken=told.get("taken")))
     events += [
         Accepted(vendor_message_id=id, phone=phone) for phone, id in told.get("ids", {}).items()
     ]

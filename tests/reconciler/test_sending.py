@@ -150,6 +150,14 @@ async def test_a_request_is_split_to_what_the_vendor_takes(pool: Any, tmp_path: 
         assert [m["vendor_message_id"].count(m["phone"]) for m in done["messages"]] == [1] * 7
 
 
+async def test_a_vendor_that_took_fewer_and_not_which_is_noted(pool: Any, tmp_path: Path) -> None:
+    async with _house(pool, tmp_path, lambda _p, _f: _json(task="t", taken=1)) as house:
+        done = await house.send(*PHONES[:2])
+        assert done["counts"]["submitted"] == 2
+        shown = await house.message(done["messages"][0]["id"])
+        assert shown["sending"]["reason"] == "the vendor says it took 1 of 2, not which"
+
+
 async def test_a_text_each_goes_in_a_call_each(pool: Any, tmp_path: Path) -> None:
     async with _house(pool, tmp_path, _ids) as house:
         request = Request(

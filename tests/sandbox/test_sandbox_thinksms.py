@@ -1,7 +1,9 @@
 """The pretend thinksms does what vendor-docs/000 and vendors.md 1 say."""
 
 import contextlib
+import hashlib
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 from xml.etree import ElementTree
@@ -307,3 +309,123 @@ async def test_post_paid_balance_may_go_below_zero(configure: Any, play: Any) ->
     async with play(configure(sms_balance=0)) as it:
         reply = await it.sms("sms.aspx", "send", mobile="13800138000", content="【智想】好")
         assert "<message>余额不足</message>" in reply.text
+
+
+def signature(timestamp: str, account: str = "acc", password: str = "pw") -> dict[str, str]:
+    sign = hashlib.md5(f"{account}{password}{timestamp}".encode()).hexdigest()
+    return {"timestamp": timestamp, "sign": sign}
+
+
+def shanghai(seconds: float = 0) -> str:
+    at = datetime.now(UTC) + timedelta(hours=8, seconds=seconds)
+    return at.strftime("%Y%m%d%H%M%S")
+
+
+async def ask_signed(it: Any, path: str, action: str, **params: str) -> httpx.Response:
+    fields = {"action": action, "userid": "1001", "rt": "json", **params}
+    reply: httpx.Response = await it.http.post(f"/thinksms/{path}", data=fields)
+    return reply
+
+
+async def test_v2_family_takes_signatures_and_nothing_else(configure: Any, play: Any) -> None:
+    async with play(configure(**PULL)) as it:
+        text = {"mobile": "13800138000", "content": "【智想】您好"}
+        signed = await ask_signed(it, "v2sms.aspx", "send", **text, **signature(shanghai()))
+        assert signed.json()["ReturnStatus"] == "Success"
+        upper = signature(shanghai())
+        upper["sign"] = upper["sign"].upper()
+        overage = await ask_signed(it, "v2sms.aspx", "overage", **upper)
+        assert overage.json()["Overage"] == 999_999
+        await it.handle.release()
+        page = await ask_signed(it, "v2statusApi.aspx", "query", **signature(shanghai()))
+        assert len(page.json()["StatusBox"]) == 1
+        inbound = await ask_signed(it, "v2callApi.aspx", "query", **signature(shanghai()))
+        assert inbound.json() == {"CallBox": []}
+        pairs = {"mobileContentList": "13800138000\t【智想】甲"}
+        p2p = await ask_signed(it, "p2p.aspx", "send", **pairs, **signature(shanghai()))
+        assert p2p.json()["SuccessCounts"] == 1
+        plain = {"account": "acc", "password": "pw"}
+        refused = await ask_signed(it, "v2sms.aspx", "overage", **plain)
+        assert refused.json()["Message"] == "参数错误:account,password"
+
+
+@pytest.mark.parametrize(
+    ("proof", "words"),
+    [
+        (signature("20261003100000"), "sign参数错误"),
+        (signature(shanghai(3600)), "sign参数错误"),
+        (signature("20269999999999"), "sign参数错误"),
+        (signature("now"), "sign参数错误"),
+        (signature(shanghai(), password="no"), "sign参数错误"),
+        ({"timestamp": shanghai()}, "用户名或密码不能为空"),
+        ({"sign": "x"}, "用户名或密码不能为空"),
+    ],
+)
+async def test_signatures_that_are_refused(
+    configure: Any, play: Any, proof: dict[str, str], words: str
+) -> None:
+    async with play(configure()) as it:
+        reply = await ask_signed(it, "v2sms.aspx", "overage", **proof)
+        assert reply.json()["Message"] == words
+        page = await ask_signed(it, "v2statusApi.aspx", "query", **proof)
+        assert page.json()["ErrorStatus"]["Remark"] == words
+
+
+async def test_any_timestamp_will_do_without_a_window(configure: Any, play: Any) -> None:
+    async with play(configure(sms_sign_window_seconds=0)) as it:
+        reply = await ask_signed(it, "v2sms.aspx", "overage", **signature("20200101120000"))
+        assert reply.json()["ReturnStatus"] == "Sucess"
+
+
+async def test_v2_gbk_twin_reads_and_answers_gbk(configure: Any, play: Any) -> None:
+    async with play(configure()) as it:
+        proof = "&".join(f"{name}={value}" for name, value in signature(shanghai()).items())
+        content = quote("【智想】您好".encode("gbk"))
+        reply = await it.http.get(
+            f"/thinksms/v2smsGBK.aspx?action=send&userid=1001&{proof}"
+            f"&mobile=13800138000&content={content}"
+        )
+        assert reply.content.startswith(b'<?xml version="1.0" encoding="gb2312" ?>')
+        assert it.handle.truth("message")[0]["content"] == "【智想】您好"
+
+
+async def test_fork_takes_the_md5_of_the_password_only(configure: Any, play: Any) -> None:
+    async with play(configure(sms_password_md5=True)) as it:
+        md5 = hashlib.md5(b"pw").hexdigest().upper()
+        taken = await it.sms("sms.aspx", "overage", password=md5, rt="json")
+        assert taken.json()["ReturnStatus"] == "Sucess"
+        for password in ("pw", md5.lower()):
+            refused = await it.sms("sms.aspx", "overage", password=password, rt="json")
+            assert refused.json()["Message"] == "用户名或密码错误"
+
+
+async def test_scheduled_send_is_dated_by_its_schedule(configure: Any, play: Any) -> None:
+    async with play(configure()) as it:
+        await it.sms(
+            "sms.aspx",
+            "send",
+            at=AT,
+            mobile="13800138000",
+            content="【智想】您好",
+            sendTime="2026-10-05 09:08:10",
+        )
+        (row,) = it.handle.truth("message")
+        assert row["sent_at"] == datetime(2026, 10, 5, 1, 8, 10, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("path", ["sms.aspx", "p2p.aspx"])
+async def test_extension_is_digits_and_comes_back_in_the_report(
+    configure: Any, play: Any, path: str
+) -> None:
+    text = {"mobile": "13800138000", "content": "【智想】您好"}
+    if path == "p2p.aspx":
+        text = {"mobileContentList": "13800138000\t【智想】您好"}
+    async with play(configure(**PULL)) as it:
+        for extno in ("12a", "12345678901"):
+            refused = await it.sms(path, "send", extno=extno, rt="json", **text)
+            assert refused.json()["Message"] == "扩展号错误"
+        taken = await it.sms(path, "send", extno="0123", rt="json", **text)
+        assert taken.json()["SuccessCounts"] == 1
+        await it.handle.release()
+        (row,) = (await it.sms("statusApi.aspx", "query", rt="json")).json()["StatusBox"]
+        assert row["ExtNo"] == "0123"
