@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from gateways import thinkapi, thinksms
+from gateways import deepfinch, thinkapi, thinksms
 from gateways.gateway import Gateway
 
 GATEWAYS: Mapping[str, Gateway] = MappingProxyType(
-    {gateway.name: gateway for gateway in (thinkapi.GATEWAY, thinksms.GATEWAY)}
+    {gateway.name: gateway for gateway in (thinkapi.GATEWAY, thinksms.GATEWAY, deepfinch.GATEWAY)}
 )

@@ -6,6 +6,7 @@ import unicodedata
 _NOT_DIGITS = re.compile(r"\D+", re.ASCII)
 _MAINLAND = re.compile(r"(?:86)?(1\d{10})", re.ASCII)
 _MOBILE = re.compile(r"1[3-9]\d{9}", re.ASCII)
+_MAINLAND_MOBILE = re.compile(r"861[3-9]\d{9}", re.ASCII)
 _LONG_NUMBER = re.compile(r"\d{7,}")
 
 
@@ -36,6 +37,11 @@ def international(number: str) -> str:
     if text.startswith("+") or digits.startswith("00"):
         return digits.lstrip("0")
     return f"86{digits}" if _MOBILE.fullmatch(digits) else digits
+
+
+def is_mainland(number: str) -> bool:
+    """Tell whether `number`, as its sender wrote it, is a mobile number of mainland China; pure."""
+    return _MAINLAND_MOBILE.fullmatch(international(number)) is not None
 
 
 def masked(phone: str) -> str:

@@ -173,7 +173,10 @@ def _say(
     )
     click.echo("The callback address; who knows it can push, so keep it as you keep a password:\n")
     click.echo(f"  {address}\n")
-    click.echo(f"It goes into {_CONSOLE.get(gateway.name, _ANYWHERE)}.\n")
+    if gateway.reports:
+        click.echo(f"It goes into {_CONSOLE.get(gateway.name, _ANYWHERE)}.\n")
+    else:
+        click.echo("This vendor is not known to push anything: it has to be entered nowhere.\n")
     click.echo("Next:\n")
     for key, variable in variables.items():
         click.echo(f"  export {variable}=...    # {key}, as the vendor gave it to you")

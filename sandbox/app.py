@@ -20,6 +20,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from sandbox import truth
 from sandbox.config import Config
 from sandbox.control import control_routes
+from sandbox.deepfinch import DeepFinch
 from sandbox.delivery import Deliveries
 from sandbox.exchange import BadRequest, Reply, Request, read_request, send_cut, send_reply
 from sandbox.faults import RETRY_AFTER_SECONDS, reply_fault
@@ -121,8 +122,9 @@ class Sandbox:
         self.statements = Statements(self.world)
         self.thinkapi = ThinkApi(self.world, self.deliveries, config.thinkapi.accounts)
         self.thinksms = ThinkSms(self.world, self.deliveries, config.thinksms.accounts)
+        self.deepfinch = DeepFinch(self.world, config.deepfinch.accounts)
         self.vendors: dict[str, Vendor] = {
-            vendor.name: vendor for vendor in (self.thinkapi, self.thinksms)
+            vendor.name: vendor for vendor in (self.thinkapi, self.thinksms, self.deepfinch)
         }
         self.statements.vendors = self.vendors
 

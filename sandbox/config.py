@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from sandbox.deepfinch import DeepFinchAccount
 from sandbox.settings import Settings
 from sandbox.thinkapi import ThinkApiAccount
 from sandbox.thinksms import ThinkSmsAccount
@@ -21,9 +22,14 @@ class ThinkSmsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accounts: dict[str, ThinkSmsAccount] = {}
 
 
+class DeepFinchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    accounts: dict[str, DeepFinchAccount] = {}
+
+
 class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     thinkapi: ThinkApiConfig = ThinkApiConfig()
     thinksms: ThinkSmsConfig = ThinkSmsConfig()
+    deepfinch: DeepFinchConfig = DeepFinchConfig()
 
 
 def load(path: str | Path) -> Config:

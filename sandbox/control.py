@@ -11,7 +11,7 @@ from sandbox import clock, truth
 from sandbox.delivery import JOB_KINDS, Deliveries
 from sandbox.exchange import BadRequest
 from sandbox.statements import Statements
-from sandbox.vendor import Vendor
+from sandbox.vendor import ReportingVendor, Vendor
 from sandbox.world import World
 
 
@@ -81,7 +81,7 @@ def control_routes(
         vendor = vendors.get(data.vendor)
         if vendor is None or data.account not in vendor.accounts:
             raise BadRequest(f"no account {data.account!r} at vendor {data.vendor!r}")
-        if not vendor.offers_inbound:
+        if not isinstance(vendor, ReportingVendor) or not vendor.offers_inbound:
             raise BadRequest(f"{data.vendor} has no inbound messages")
         for item in data.items:
             try:

@@ -11,7 +11,7 @@ from typing import Any
 from sandbox import faults
 from sandbox.pushes import Job, Push, PushClient, Schedule
 from sandbox.settings import Account
-from sandbox.vendor import ReportKind, Vendor
+from sandbox.vendor import ReportingVendor, ReportKind
 from sandbox.world import Inbound, Message, Report, World
 
 EARLY_JOB = "early"
@@ -38,7 +38,9 @@ class Deliveries:
 
     # Accepting
 
-    def accept(self, vendor: Vendor, account: Account, message: Message, pushed: bool) -> None:
+    def accept(
+        self, vendor: ReportingVendor, account: Account, message: Message, pushed: bool
+    ) -> None:
         """Decide a new message's reports and the faults that befall them."""
         world, key = self.world, message.key
         rates = world.faults_of(account)
@@ -78,7 +80,7 @@ class Deliveries:
             return Report("failed", later, "UNDELIV")
         return Report("delivered", later, "DELIVRD")
 
-    def _schedule(self, vendor: Vendor, message: Message) -> None:
+    def _schedule(self, vendor: ReportingVendor, message: Message) -> None:
         place = (vendor.name, message.account)
         many = vendor.push_many(message.account)
         plain = not message.faults and not message.pulled and message.final is not None
@@ -102,7 +104,7 @@ class Deliveries:
         low, high = self.world.settings.push_delay_seconds
         return self.world.chance.between(low, high, "push delay", key)
 
-    async def dispatch(self, vendor: Vendor, messages: Sequence[Message]) -> None:
+    async def dispatch(self, vendor: ReportingVendor, messages: Sequence[Message]) -> None:
         """Schedule the reports of accepted messages, before their send is answered.
 
         The early ones go out at once: their sender cannot even know the message's id yet.
@@ -136,13 +138,13 @@ class Deliveries:
 
     # Pushing
 
-    async def _push_early(self, vendor: Vendor, message: Message) -> None:
+    async def _push_early(self, vendor: ReportingVendor, message: Message) -> None:
         if not message.early_sent and not message.known:
             message.early_sent = message.known = True
             await self._attempt(vendor, message, "final")
             message.pushes[-1]["early"] = True
 
-    async def _push_batch(self, vendor: Vendor, messages: list[Message]) -> None:
+    async def _push_batch(self, vendor: ReportingVendor, messages: list[Message]) -> None:
         account = vendor.accounts[messages[0].account]
         records: list[tuple[Message, Report | None]] = []
         for message in messages:
@@ -156,7 +158,7 @@ class Deliveries:
                 message.final.handed = "push"
             self._hand_over_the_rest(vendor, message)
 
-    async def _push_message(self, vendor: Vendor, message: Message) -> None:
+    async def _push_message(self, vendor: ReportingVendor, message: Message) -> None:
         message.known = True
         for step in self._steps(message):
             if len(step) == 1:
@@ -203,7 +205,7 @@ class Deliveries:
             steps.insert(0 if forged["before_real"] else len(steps), ["forged"])
         return [step for step in steps if step]
 
-    async def _attempt(self, vendor: Vendor, message: Message, what: ReportKind) -> None:
+    async def _attempt(self, vendor: ReportingVendor, message: Message, what: ReportKind) -> None:
         name = message.account
         url = vendor.accounts[name].callback_url
         final = message.final
@@ -241,7 +243,7 @@ class Deliveries:
                 }
             )
 
-    def _forge(self, vendor: Vendor, message: Message, report: Report, url: str) -> Push:
+    def _forge(self, vendor: ReportingVendor, message: Message, report: Report, url: str) -> Push:
         """Somebody who knows the format but not the token claims the opposite."""
         lie = Report(
             "failed" if report.status == "delivered" else "delivered",
@@ -257,7 +259,7 @@ class Deliveries:
         self.world.counts[f"answer_{answer}"] += 1
         return answer
 
-    def _hand_over_the_rest(self, vendor: Vendor, message: Message) -> None:
+    def _hand_over_the_rest(self, vendor: ReportingVendor, message: Message) -> None:
         """See to the reports that no push has delivered."""
         reports = message.reports
         fault = message.fault("push_contradicting")
@@ -271,7 +273,9 @@ class Deliveries:
 
     # Inbound messages and reviews
 
-    def _reply_from_handset(self, vendor: Vendor, account: Account, message: Message) -> None:
+    def _reply_from_handset(
+        self, vendor: ReportingVendor, account: Account, message: Message
+    ) -> None:
         rate = getattr(account, "inbound_rate", 0.0)
         if message.final is None or message.status != "delivered":
             return
@@ -290,7 +294,7 @@ class Deliveries:
 
     def receive_inbound(
         self,
-        vendor: Vendor,
+        vendor: ReportingVendor,
         account: str,
         *,
         phone: str,
@@ -316,7 +320,7 @@ class Deliveries:
         self.schedule.add(Job(INBOUND_JOB, vendor.name, account, run), self._delay_seconds(key))
         return inbound
 
-    async def _hand_inbound(self, vendor: Vendor, inbound: Inbound) -> None:
+    async def _hand_inbound(self, vendor: ReportingVendor, inbound: Inbound) -> None:
         push = vendor.inbound_push(inbound.account, inbound)
         if push is not None:
             answer = await self._send(push)
@@ -327,7 +331,11 @@ class Deliveries:
         vendor.unhanded_inbound(inbound.account, inbound)
 
     def schedule_review(
-        self, vendor: Vendor, account: str, key: str, give_verdict: Callable[[], Sequence[Push]]
+        self,
+        vendor: ReportingVendor,
+        account: str,
+        key: str,
+        give_verdict: Callable[[], Sequence[Push]],
     ) -> list[dict[str, Any]]:
         """Have a verdict given after the usual delay and its pushes sent.
 

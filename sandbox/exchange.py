@@ -30,6 +30,8 @@ class Request:
     received_at: datetime
     params: dict[str, str] = field(default_factory=dict)
     """Query and form together; the form wins."""
+    repeated: frozenset[str] = frozenset()
+    """Headers that came more than once; `headers` has the last of them."""
 
     @property
     def at(self) -> datetime:
@@ -88,7 +90,13 @@ async def read_request(scope: HTTPScope, receive: Receive, path: str, charset: s
                 break
         else:
             break
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    headers: dict[str, str] = {}
+    repeated = set()
+    for raw_name, value in scope["headers"]:
+        name = raw_name.decode("latin-1")
+        if name in headers:
+            repeated.add(name)
+        headers[name] = value.decode("latin-1")
     # Clients may send raw bytes as well as %XX, so both are read in the endpoint's charset.
     query = _pairs(scope["query_string"], charset)
     form: dict[str, str] = {}
@@ -103,6 +111,7 @@ async def read_request(scope: HTTPScope, receive: Receive, path: str, charset: s
         body=body,
         received_at=clock.now(),
         params={**query, **form} if form else query,
+        repeated=frozenset(repeated),
     )
 
 

@@ -418,7 +418,11 @@ def is_owed(message: Message, account: Account) -> bool:
 
 
 def is_clear(message: Message, account: Account) -> bool:
-    """Fit to bear a statement fault: its true state can be known beyond doubt."""
-    if message.reply_lost or message.report_lost:
+    """Fit to bear a statement fault: whether it is owed can be known beyond doubt."""
+    if message.reply_lost:
+        return False
+    if message.unreported:
+        return account.basis == "submitted"
+    if message.report_lost:
         return False
     return account.basis == "submitted" or message.contradiction is None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from sandbox.exchange import Reply, Request
 from sandbox.pushes import Push
@@ -34,14 +34,10 @@ class StatementLayout:
 
 
 class Vendor(Protocol):
-    """One vendor's dialect."""
+    """One vendor's dialect: what can be asked of it, and its bill."""
 
     name: str
     statement_layout: StatementLayout
-    malformations: tuple[str, ...]
-    sends_pending: bool
-    """Whether its pushes know a status that is not final."""
-    offers_inbound: bool
 
     @property
     def accounts(self) -> Mapping[str, Account]: ...
@@ -59,6 +55,20 @@ class Vendor(Protocol):
     def throttled(self, status: int) -> Reply:
         """What the vendor's front says with 429 or 500."""
         ...
+
+    def strange_id(self, key: str) -> str:
+        """An id in the vendor's shape for a message that was never sent."""
+        ...
+
+
+@runtime_checkable
+class ReportingVendor(Vendor, Protocol):
+    """A vendor that tells what became of messages."""
+
+    malformations: tuple[str, ...]
+    sends_pending: bool
+    """Whether its pushes know a status that is not final."""
+    offers_inbound: bool
 
     def pulls(self, account: str) -> bool:
         """Whether the account can pull reports."""
@@ -85,7 +95,3 @@ class Vendor(Protocol):
         ...
 
     def unhanded_inbound(self, account: str, inbound: Inbound) -> None: ...
-
-    def strange_id(self, key: str) -> str:
-        """An id in the vendor's shape for a message that was never sent."""
-        ...

@@ -59,6 +59,8 @@ class Message:
     known: bool = False
     """The vendor has its outcome: queries tell it from now on."""
     early_sent: bool = False
+    unreported: bool = False
+    """The vendor reports nothing at all, so no report of it can be missed."""
     reply_lost: bool = False
     """The reply to the send was spoilt, so the sender may never have learnt the id."""
     faults: list[Fault] = field(default_factory=list)
@@ -82,6 +84,8 @@ class Message:
     @property
     def expected(self) -> list[str]:
         """Discrepancies of evidence that a perfect reconciler finds for this message."""
+        if self.unreported:
+            return []
         kinds = []
         if self.status == "none" or self.report_lost:
             kinds.append("report_missing")

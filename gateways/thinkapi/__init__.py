@@ -16,9 +16,11 @@ Acknowledge
     as a body the vendor's own words for success, `{"code":0}`.
 Retries
     None: "数据推送只会推送一次". What was missed is asked for, by id: `sms/query_status`,
-    `sms/query_sign`, `sms/query_template`; repeatable. Submissions (`sms/add_sign`,
+    `sms/query_sign`, `sms/query_template`; repeatable. Sending and submissions (`sms/add_sign`,
     `sms/add_template`, `sms/modify_sign`, `sms/modify_template`) are not: a second `add` is a
-    second sign. There is no list of signs and templates to find one in whose id was lost.
+    second sign. Nor are `sms/delete_sign` and `sms/delete_template`: what is gone is refused, which
+    would be told of a deletion whose reply was lost. There is no list of messages, signs and
+    templates to find one in whose id was lost, and no reference of ours goes along with a message.
 Clock
     `YYYY-MM-DD HH:MM:SS` without a zone, taken in the account's zone; null, "" and zeros are no
     time. The query reply spells `reveiveDate` where the push has `receiveDate`: both are read.
@@ -26,11 +28,17 @@ Identity
     `id` is one message to one number. Of one id the status may be pushed again as it changes
     (0 sending, then 1 or -1). A sign or template that was rejected is corrected under its id; one
     that was approved cannot be changed. The reply to a submission has its id and times and no
-    status: it is pending, with no code of the vendor's.
+    status: it is pending, with no code of the vendor's. The reply to a deletion has nothing at all:
+    what was deleted is what was asked for. Signs and templates are named by id when sending too.
 Limits
-    By default one text a minute, five an hour and ten a day to one number. Calls are limited by
-    the account's `requests_per_second`; one id per query. What the page asks of names and variables
-    of signs and templates is warned of before they are submitted: `reviews.review_warnings`.
+    One number a call of `sms/send`. The public SDK has `sms/batch_send` too, with the same
+    parameters; the page has not, and its reply is published nowhere: it is used where the option
+    `batch_send` is more than 1, numbers joined by commas. Mainland numbers only, no time of
+    sending, no text but templates; at most 8 variables of at most 50 characters, `params` left out
+    where there are none: said before a text is sent, `sends.send_objections`. By default one text
+    a minute, five an hour and ten a day to one number. Calls are limited by the account's
+    `requests_per_second`; one id per query. What the page asks of names and variables of signs and
+    templates is warned of before they are submitted: `reviews.review_warnings`.
 Billing
     Template text and sign, every character one unit, 70/67; charged by what the console's send log
     counts as delivered. No message carries a count or a price. What 😀 counts as is not said:
@@ -43,8 +51,9 @@ Sources
 
 from gateways.gateway import Gateway
 from gateways.thinkapi.callbacks import acknowledge, parse_callback
-from gateways.thinkapi.client import Credentials, ThinkApiClient, parse_reply
+from gateways.thinkapi.client import Credentials, Options, ThinkApiClient, parse_reply
 from gateways.thinkapi.reviews import review_warnings
+from gateways.thinkapi.sends import fill, send_objections
 
 GATEWAY = Gateway(
     name="thinkapi",
@@ -55,5 +64,10 @@ GATEWAY = Gateway(
     parse_reply=parse_reply,
     acknowledge=acknowledge,
     client=ThinkApiClient,
+    options=Options,
     check_review=review_warnings,
+    check_send=send_objections,
+    fill=fill,
+    signs_by_id=True,
+    id_per_number=True,
 )

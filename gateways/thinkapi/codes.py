@@ -14,6 +14,7 @@ REVIEW_STATUS: dict[str, ReviewStatus] = {
     "2": ReviewStatus.REJECTED,  # 驳回
 }
 
-# The reply to a submission has no status. That a review has begun is what the call means; for the
-# vendor's code we keep none, rather than write a 0 that the vendor never said.
+# The replies to a submission and to a deletion have no status. That a review has begun, or that the
+# thing is gone, is what the call means; for the vendor's code we keep none, rather than write a 0
+# that the vendor never said.
 NO_STATUS = ""

@@ -8,7 +8,14 @@ import msgspec
 
 from gateways import wire
 from gateways.errors import Malformed
-from gateways.events import DeliveryReport, ReviewKind, ReviewResult, ReviewStatus, Status
+from gateways.events import (
+    Accepted,
+    DeliveryReport,
+    ReviewKind,
+    ReviewResult,
+    ReviewStatus,
+    Status,
+)
 from gateways.thinkapi.codes import NO_STATUS, REPORT_STATUS, REVIEW_STATUS
 
 T = TypeVar("T")
@@ -35,6 +42,13 @@ class Envelope(msgspec.Struct, frozen=True):
     code: int | str
     message: Any = None
     data: msgspec.Raw = ABSENT[0]
+
+
+class SentTo(msgspec.Struct, frozen=True):
+    """One of the list that `data` of batch_send may be."""
+
+    id: int | str
+    phone: int | str
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -68,6 +82,7 @@ class Review(Submitted, frozen=True, kw_only=True):
 
 PUSH = msgspec.json.Decoder(Push)
 ENVELOPE = msgspec.json.Decoder(Envelope)
+_SENT = msgspec.json.Decoder(int | str | list[SentTo] | dict[str, Any])
 _REPORT = msgspec.json.Decoder(Report)
 _REVIEW = msgspec.json.Decoder(Review)
 _SUBMITTED = msgspec.json.Decoder(Submitted)
@@ -129,6 +144,43 @@ def submitted(payload: msgspec.Raw, name: str, kind: ReviewKind, zone: ZoneInfo)
     return _result(fields, kind, zone, ReviewStatus.PENDING, NO_STATUS, None)
 
 
+def accepted(payload: msgspec.Raw, name: str) -> tuple[Accepted, ...]:
+    """Return what was taken as which id, by `payload`, which stood under `name`.
+
+    `send` answers `{"id": …}`. How `batch_send` answers is published nowhere: a list of id and
+    phone, an object of ids by phone, and one id for all are understood. Raises `Malformed`.
+    """
+    match _payload(payload, name, _SENT):
+        case dict(fields) if "id" in fields:
+            return (Accepted(vendor_message_id=_id(fields["id"])),)
+        case dict(fields) if fields:
+            return tuple(
+                Accepted(vendor_message_id=_id(id), phone=_mobile(phone))
+                for phone, id in fields.items()
+            )
+        case [*sent] if sent:
+            return tuple(
+                Accepted(vendor_message_id=_id(each.id), phone=wire.phone(each.phone, "phone"))
+                for each in sent
+            )
+        case int(id) | str(id):
+            return (Accepted(vendor_message_id=_id(id)),)
+        case _:
+            raise Malformed(f"{name} holds no id")
+
+
+def _id(value: object) -> str:
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise Malformed("id is neither text nor a number")
+    return wire.identity(value, "id")
+
+
+def _mobile(key: str) -> str:
+    if not _MOBILE.fullmatch(key):
+        raise Malformed("data has names that are no phone numbers")
+    return wire.phone(key, "phone")
+
+
 def _result(
     fields: Submitted,
     kind: ReviewKind,
@@ -159,6 +211,8 @@ def _payload(payload: msgspec.Raw, name: str, decoder: msgspec.json.Decoder[T]) 
     except msgspec.DecodeError as error:
         raise Malformed(f"{name}: {error}") from None
 
+
+_MOBILE = re.compile(r"(?:\+?86)?1\d{10}", re.ASCII)
 
 # What the page's samples are made of. Each alternative is possessive or bounded: linear time.
 _STRING = r"""

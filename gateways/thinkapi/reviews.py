@@ -12,8 +12,8 @@ SIGN_WORDS = ("测试",)  # 不要使用带有测试字样的签名
 RESERVED_VARIABLES = ("id", "email", "mobile", "nick", "site")
 MOST_VARIABLES = 8
 
-_VARIABLE = re.compile(r"\$\{([^{}]*)\}")
-_VARIABLE_NAME = re.compile(r"[A-Za-z_]+")
+VARIABLE = re.compile(r"\$\{([^{}]*)\}")
+VARIABLE_NAME = re.compile(r"[A-Za-z_]+")
 _LONGEST_SHOWN = 40
 
 
@@ -42,8 +42,8 @@ def _of_template(content: str) -> list[str]:
         f"the template has {mark}, which is taken for a sign"
         for mark in _held(content, TEMPLATE_BRACKETS)
     ]
-    variables = _VARIABLE.findall(content)
-    wrong = dict.fromkeys(each for each in variables if not _VARIABLE_NAME.fullmatch(each))
+    variables = VARIABLE.findall(content)
+    wrong = dict.fromkeys(each for each in variables if not VARIABLE_NAME.fullmatch(each))
     if wrong:
         found.append(
             "variables are named by letters a to z and underscores only: "
@@ -54,7 +54,7 @@ def _of_template(content: str) -> list[str]:
     # Whether one that stands twice counts once is not said: it is counted twice.
     if len(variables) > MOST_VARIABLES:
         found.append(f"{len(variables)} variables; at most {MOST_VARIABLES} are taken")
-    if re.search(r"[{}]", _VARIABLE.sub("", content)):
+    if re.search(r"[{}]", VARIABLE.sub("", content)):
         found.append("a { or } stands outside a variable, which is written ${name}")
     return found
 

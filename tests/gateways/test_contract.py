@@ -1,7 +1,8 @@
 """What every gateway keeps, on every captured payload and on what those can turn into on the way.
 
-A case is `<vendor>/captured/<name>.http` (what came: a line that says what it is, headers, an empty
-line, the body's exact bytes) and `<name>.json` (where it is from, and what we make of it).
+A case is `<vendor>/captured/<name>.http` (what came: a line that says what it is, for a reply the
+call and what that was about; headers, an empty line, the body's exact bytes) and `<name>.json`
+(where it is from, and what we make of it).
 """
 
 import json
@@ -45,7 +46,8 @@ class Case:
     def parse(self, account: Account, body: bytes | None = None) -> Parsed:
         body = self.body if body is None else body
         if self.what == "REPLY":
-            reply = Reply(call=Call(self.detail), headers=self.headers, body=body)
+            call, _, subject = self.detail.partition(" ")
+            reply = Reply(call=Call(call), headers=self.headers, body=body, subject=subject)
             return self.gateway.parse_reply(reply, account)
         return self.gateway.parse_callback(self.callback(body), account)
 
@@ -171,6 +173,7 @@ _FIELDS = st.dictionaries(
     st.sampled_from(
         [
             *("id", "phone", "status", "message", "receiveDate", "error", "name", "create_time"),
+            *("request_id", "reason"),
             *("Mobile", "TaskID", "Status", "ReceiveTime", "ErrorCode", "ExtNo", "Content"),
         ]
     ),
@@ -234,6 +237,7 @@ def test_acknowledgement_is_small_and_constant(gateway: Gateway) -> None:
     assert answer == {
         "thinkapi": type(answer)(b'{"code":0}', "application/json"),
         "thinksms": type(answer)(b"ok", "text/plain; charset=utf-8"),
+        "deepfinch": type(answer)(b"ok", "text/plain; charset=utf-8"),
     }.get(gateway.name, answer)
     assert len(answer.body) < 100
 

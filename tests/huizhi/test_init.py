@@ -22,6 +22,7 @@ ADDRESS = re.compile(r"https?://\S*/callbacks/(?P<account>[^/\s]+)/(?P<token>\S+
 VARIABLES = {
     "thinkapi": ["MINE_APP_CODE"],
     "thinksms": ["MINE_USER_ID", "MINE_ACCOUNT", "MINE_PASSWORD"],
+    "deepfinch": ["MINE_SECRET_ID", "MINE_SECRET_KEY"],
 }
 
 
@@ -92,6 +93,12 @@ def test_thinkapi_says_where_in_the_vendors_console(tmp_path: Path) -> None:
     told = huizhi(tmp_path, "init", "--gateway", "thinkapi")
     assert "我的服务 -> 短信服务 -> 发信设置" in told.stdout
     assert "http://<your host>:8080/callbacks/thinkapi-main/" in told.stdout
+
+
+def test_a_vendor_that_pushes_nothing_needs_no_address(tmp_path: Path) -> None:
+    told = huizhi(tmp_path, "init", "--gateway", "deepfinch")
+    assert "not known to push anything" in told.stdout
+    assert "It goes into" not in told.stdout
 
 
 def test_every_file_has_tokens_of_its_own(tmp_path: Path) -> None:
