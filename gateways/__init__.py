@@ -3,9 +3,17 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from gateways import deepfinch, thinkapi, thinksms
+from gateways import deepfinch, onecloudsp, thinkapi, thinksms
 from gateways.gateway import Gateway
 
 GATEWAYS: Mapping[str, Gateway] = MappingProxyType(
-    {gateway.name: gateway for gateway in (thinkapi.GATEWAY, thinksms.GATEWAY, deepfinch.GATEWAY)}
+    {
+        gateway.name: gateway
+        for gateway in (
+            thinkapi.GATEWAY,
+            thinksms.GATEWAY,
+            onecloudsp.GATEWAY,
+            deepfinch.GATEWAY,
+        )
+    }
 )

@@ -21,6 +21,7 @@ from runtime.settings import DEFAULT_FILE, FILE_VARIABLE, SettingsError, parse
 # entry says so nowhere in public: its support sets the address.
 _CONSOLE = {
     "thinkapi": "ThinkAPI's console, 我的服务 -> 短信服务 -> 发信设置, as 回调地址",
+    "onecloudsp": "1cloudsp's console at chonry.com, on the page of its statusCallback",
 }
 _ANYWHERE = "the vendor's console, or its support (客服), as 状态报告推送地址 and 上行推送地址"
 

@@ -24,6 +24,7 @@ from sandbox.deepfinch import DeepFinch
 from sandbox.delivery import Deliveries
 from sandbox.exchange import BadRequest, Reply, Request, read_request, send_cut, send_reply
 from sandbox.faults import RETRY_AFTER_SECONDS, reply_fault
+from sandbox.onecloudsp import OneCloudSp
 from sandbox.pushes import PushClient, Schedule
 from sandbox.statements import Statement, Statements
 from sandbox.thinkapi import ThinkApi
@@ -122,9 +123,11 @@ class Sandbox:
         self.statements = Statements(self.world)
         self.thinkapi = ThinkApi(self.world, self.deliveries, config.thinkapi.accounts)
         self.thinksms = ThinkSms(self.world, self.deliveries, config.thinksms.accounts)
+        self.onecloudsp = OneCloudSp(self.world, self.deliveries, config.onecloudsp.accounts)
         self.deepfinch = DeepFinch(self.world, config.deepfinch.accounts)
         self.vendors: dict[str, Vendor] = {
-            vendor.name: vendor for vendor in (self.thinkapi, self.thinksms, self.deepfinch)
+            vendor.name: vendor
+            for vendor in (self.thinkapi, self.thinksms, self.onecloudsp, self.deepfinch)
         }
         self.statements.vendors = self.vendors
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 
 from sandbox.deepfinch import DeepFinchAccount
+from sandbox.onecloudsp import OneCloudSpAccount
 from sandbox.settings import Settings
 from sandbox.thinkapi import ThinkApiAccount
 from sandbox.thinksms import ThinkSmsAccount
@@ -26,10 +27,15 @@ class DeepFinchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accounts: dict[str, DeepFinchAccount] = {}
 
 
+class OneCloudSpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    accounts: dict[str, OneCloudSpAccount] = {}
+
+
 class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     thinkapi: ThinkApiConfig = ThinkApiConfig()
     thinksms: ThinkSmsConfig = ThinkSmsConfig()
     deepfinch: DeepFinchConfig = DeepFinchConfig()
+    onecloudsp: OneCloudSpConfig = OneCloudSpConfig()
 
 
 def load(path: str | Path) -> Config:

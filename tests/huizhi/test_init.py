@@ -23,6 +23,7 @@ VARIABLES = {
     "thinkapi": ["MINE_APP_CODE"],
     "thinksms": ["MINE_USER_ID", "MINE_ACCOUNT", "MINE_PASSWORD"],
     "deepfinch": ["MINE_SECRET_ID", "MINE_SECRET_KEY"],
+    "onecloudsp": ["MINE_ACCESS_KEY", "MINE_SECRET"],
 }
 
 

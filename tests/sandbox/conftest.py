@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from sandbox import Config, Running, running
-from sandbox.config import ThinkApiConfig, ThinkSmsConfig
+from sandbox.config import OneCloudSpConfig, ThinkApiConfig, ThinkSmsConfig
+from sandbox.onecloudsp import OneCloudSpAccount, Sign, Template
 from sandbox.settings import Faults, Outcomes
 from sandbox.thinkapi import ReviewedText, ThinkApiAccount
 from sandbox.thinksms import ThinkSmsAccount
@@ -119,15 +120,29 @@ class Play:
         assert reply.json()["ReturnStatus"] == "Success", reply.text
         return str(reply.json()["TaskID"])
 
+    async def cloud(self, path: str, at: str = "", **params: str) -> httpx.Response:
+        fields = {"accesskey": "key", "secret": "hush", **params}
+        headers = {"X-Sandbox-Time": at} if at else {}
+        return await self.http.post(f"/onecloudsp/{path}", data=fields, headers=headers)
+
+    async def cloud_send(self, mobile: str, code: str = "7865", at: str = "") -> str:
+        fields = {"sign": "【创瑞云】", "templateId": "101", "mobile": mobile, "content": code}
+        reply = await self.cloud("api/v2/send", at=at, **fields)
+        assert reply.json()["msg"] == "SUCCESS", reply.text
+        return str(reply.json()["batchId"])
+
 
 @pytest.fixture
 def configure(customer: Customer) -> Callable[..., Config]:
-    """Build a configuration; keyword arguments starting with sms_ or think_ go to the account."""
+    """Build a configuration; what begins with sms_, think_ or cloud_ goes to that account."""
 
     def build(**changes: Any) -> Config:
         sms = {k.removeprefix("sms_"): v for k, v in changes.items() if k.startswith("sms_")}
         think = {k.removeprefix("think_"): v for k, v in changes.items() if k.startswith("think_")}
-        common = {k: v for k, v in changes.items() if not k.startswith(("sms_", "think_"))}
+        cloud = {k.removeprefix("cloud_"): v for k, v in changes.items() if k.startswith("cloud_")}
+        common = {
+            k: v for k, v in changes.items() if not k.startswith(("sms_", "think_", "cloud_"))
+        }
         think_account = ThinkApiAccount(
             **{
                 "app_code": "the-code",
@@ -150,6 +165,20 @@ def configure(customer: Customer) -> Callable[..., Config]:
                 **sms,
             }
         )
+        cloud_account = OneCloudSpAccount(
+            **{
+                "access_key": "key",
+                "secret": "hush",
+                "callback_url": customer.callback_url("cloud-main"),
+                "pull_share": 0.0,
+                "signs": (Sign(123, "创瑞云"),),
+                "templates": (
+                    Template(100, "{1}您好,您的订单于{2}已通过{3}发货,运单号{4}"),
+                    Template(101, "您的验证码是{1}。"),
+                ),
+                **cloud,
+            }
+        )
         settings: dict[str, Any] = {
             "port": 0,
             "hold_pushes": True,
@@ -162,6 +191,7 @@ def configure(customer: Customer) -> Callable[..., Config]:
         return Config(
             thinkapi=ThinkApiConfig({"think-main": think_account}),
             thinksms=ThinkSmsConfig({"sms-main": sms_account}),
+            onecloudsp=OneCloudSpConfig({"cloud-main": cloud_account}),
             **settings,
         )
 

@@ -10,6 +10,7 @@ import sandbox
 from sandbox import Config
 from sandbox.deepfinch import DeepFinchAccount
 from sandbox.faults import PUSH_FAULTS
+from sandbox.onecloudsp import OneCloudSp, OneCloudSpAccount
 from sandbox.settings import Faults, Outcomes
 from sandbox.thinkapi import ThinkApi, ThinkApiAccount
 from sandbox.thinksms import ThinkSms, ThinkSmsAccount
@@ -94,7 +95,10 @@ async def test_reviews_can_be_lost_or_doubled(configure: Any, play: Any, custome
 
 def test_readme_names_every_key_fault_and_type() -> None:
     text = (Path(sandbox.__file__).parent / "README.md").read_text(encoding="utf-8")
-    names = [*PUSH_FAULTS, *TYPES, *ThinkApi.malformations, *ThinkSms.malformations]
-    for struct in (Config, Faults, Outcomes, ThinkApiAccount, ThinkSmsAccount, DeepFinchAccount):
+    names = [*PUSH_FAULTS, *TYPES]
+    for vendor in (ThinkApi, ThinkSms, OneCloudSp):
+        names += vendor.malformations
+    accounts = (ThinkApiAccount, ThinkSmsAccount, OneCloudSpAccount, DeepFinchAccount)
+    for struct in (Config, Faults, Outcomes, *accounts):
         names += [field.encode_name for field in msgspec.structs.fields(struct)]
     assert [name for name in names if f"`{name}" not in text and name not in text] == []

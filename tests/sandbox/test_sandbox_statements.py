@@ -24,6 +24,7 @@ async def send_a_month(it: Any, count: int = 120) -> None:
         phone = str(13800138000 + number)
         await it.think_send(phone, at=at)
         await it.sms_send(phone, content=f"【智想】{'长' * (number * 3 % 150)}。", at=at)
+        await it.cloud_send(phone, at=at)
 
 
 def lines_of(path: Path, charset: str) -> list[dict[str, str]]:
@@ -89,6 +90,8 @@ async def test_headings_and_charset_can_be_chosen(
         ("thinkapi", "think-main", "submitted"),
         ("thinksms", "sms-main", "delivered"),
         ("thinksms", "sms-main", "submitted"),
+        ("onecloudsp", "cloud-main", "delivered"),
+        ("onecloudsp", "cloud-main", "submitted"),
     ],
 )
 async def test_amounts_of_all_findings_add_up_to_billed_minus_owed(
@@ -100,7 +103,7 @@ async def test_amounts_of_all_findings_add_up_to_billed_minus_owed(
     account: str,
     basis: str,
 ) -> None:
-    key = f"{vendor.removeprefix('think') if vendor == 'thinksms' else 'think'}_basis"
+    key = {"thinkapi": "think", "thinksms": "sms", "onecloudsp": "cloud"}[vendor] + "_basis"
     config = configure(outcomes=OUTCOMES, faults=every_statement_fault, **{key: basis})
     async with play(config) as it:
         await send_a_month(it)
@@ -131,9 +134,11 @@ async def test_amounts_of_all_findings_add_up_to_billed_minus_owed(
         sum(row["segments"] for row in faults)
         == totals["billed"]["segments"] - totals["owed"]["segments"]
     )
-    columns = ("任务ID", "手机号", "计费条数", "金额") if vendor == "thinksms" else (
-        "vendor_message_id", "phone", "segments", "amount",
-    )  # fmt: skip
+    columns = {
+        "thinkapi": ("vendor_message_id", "phone", "segments", "amount"),
+        "thinksms": ("任务ID", "手机号", "计费条数", "金额"),
+        "onecloudsp": ("消息ID", "手机号码", "计费条数", "金额"),
+    }[vendor]
     charset = "gb18030" if vendor == "thinksms" else "utf-8-sig"
     lines = [tuple(line[name] for name in columns) for line in lines_of(path, charset)]
     assert sum(Decimal(line[3]) for line in lines) == Decimal(totals["billed"]["amount"])
