@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from gateways import deepfinch, onecloudsp, thinkapi, thinksms
+from gateways import deepfinch, itniotech, onecloudsp, thinkapi, thinksms
 from gateways.gateway import Gateway
 
 GATEWAYS: Mapping[str, Gateway] = MappingProxyType(
@@ -13,6 +13,7 @@ GATEWAYS: Mapping[str, Gateway] = MappingProxyType(
             thinkapi.GATEWAY,
             thinksms.GATEWAY,
             onecloudsp.GATEWAY,
+            itniotech.GATEWAY,
             deepfinch.GATEWAY,
         )
     }

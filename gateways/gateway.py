@@ -176,6 +176,21 @@ class Client:
         """How many numbers one `send` takes with a text each."""
         return 1
 
+    @property
+    def rows_per_list(self) -> int:
+        """How many rows one `list_sent` hands out at most; a list with fewer is whole. 0: no such list."""
+        return 0
+
+    @property
+    def inbound_per_list(self) -> int:
+        """How many rows one `list_inbound` hands out at most; a page with fewer is the last."""
+        return 0
+
+    @property
+    def days_per_list(self) -> int:
+        """How many days `list_sent` and `list_inbound` may span. 0: no such list."""
+        return 0
+
     async def send(self, batch: Batch) -> Reply:
         """Send; never repeated once the request left. The reply gives `Accepted` and `Rejected`."""
         raise Unsupported(f"{self.account.gateway} does not send")

@@ -5,7 +5,7 @@ their secret in the query string.
 """
 
 import asyncio
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
@@ -34,6 +34,11 @@ _UNSENDABLE = (
     httpx.LocalProtocolError,
     UnicodeError,
 )
+
+
+# What goes with a request; where it holds the time it is signed with, a function that is called at
+# each attempt: an attempt may wait for its turn longer than a vendor takes an old signature.
+Headers = Mapping[str, str] | Callable[[], Mapping[str, str]]
 
 
 class _Risk(Enum):
@@ -92,14 +97,14 @@ class Transport:
         url: str,
         *,
         params: Mapping[str, str],
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         destructive: bool = False,
         submits: bool = False,
         reads: Set[int] = frozenset(),
     ) -> tuple[Mapping[str, str], bytes]:
         """GET `url` with `params` in its query."""
         risk = _risk(destructive, submits)
-        return await self._repeat("GET", url, params, None, headers or {}, risk, reads)
+        return await self._repeat("GET", url, params, None, {}, headers, risk, reads)
 
     async def post(
         self,
@@ -107,7 +112,7 @@ class Transport:
         *,
         form: Mapping[str, str],
         charset: str = "utf-8",
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         destructive: bool = False,
         submits: bool = False,
         reads: Set[int] = frozenset(),
@@ -119,22 +124,25 @@ class Transport:
             raise Unavailable(f"the request cannot be written in {charset}") from None
         kind = {"content-type": f"application/x-www-form-urlencoded; charset={charset}"}
         risk = _risk(destructive, submits)
-        return await self._repeat("POST", url, None, body, kind | dict(headers or {}), risk, reads)
+        return await self._repeat("POST", url, None, body, kind, headers, risk, reads)
 
     async def post_json(
         self,
         url: str,
         *,
         document: Any,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         submits: bool = False,
         reads: Set[int] = frozenset(),
     ) -> tuple[Mapping[str, str], bytes]:
         """POST `document` as JSON in UTF-8 to `url`."""
-        body = msgspec.json.encode(document)
+        try:
+            body = msgspec.json.encode(document)
+        except UnicodeError:
+            raise Unavailable("the request cannot be written in UTF-8") from None
         kind = {"content-type": "application/json;charset=UTF-8"}
         risk = _risk(False, submits)
-        return await self._repeat("POST", url, None, body, kind | dict(headers or {}), risk, reads)
+        return await self._repeat("POST", url, None, body, kind, headers, risk, reads)
 
     async def _repeat(
         self,
@@ -142,12 +150,13 @@ class Transport:
         url: str,
         params: Mapping[str, str] | None,
         content: bytes | None,
-        headers: Mapping[str, str],
+        kind: Mapping[str, str],
+        headers: Headers | None,
         risk: _Risk,
         reads: Set[int],
     ) -> tuple[Mapping[str, str], bytes]:
         # No compression, so that the bytes kept as evidence are those that were sent.
-        headers = {"accept-encoding": "identity"} | dict(headers)
+        common = {"accept-encoding": "identity", **kind}
         try:
             async for attempt in stamina.retry_context(
                 on=_pause, attempts=self._attempts, wait_initial=0.5, wait_max=5.0
@@ -155,8 +164,9 @@ class Transport:
                 with attempt:
                     await self._limiter.acquire()
                     try:
+                        own = headers() if callable(headers) else headers or {}
                         request = self._client.build_request(
-                            method, url, params=params, content=content, headers=headers
+                            method, url, params=params, content=content, headers=common | dict(own)
                         )
                     except _UNSENDABLE:
                         raise _Unsendable from None

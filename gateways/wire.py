@@ -8,10 +8,15 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
+from typing import TypeVar
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from gateways.errors import Malformed
 from gateways.phone import normalise
+
+T = TypeVar("T")
 
 LONGEST_ID = 128
 LONGEST_CODE = 128
@@ -40,6 +45,27 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[^"\[\]{}]++', re.DOTALL)
 _STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
 _DEEPEST = 64
+
+# Vendors' samples have a few hundred bytes; reading what is no JSON is slow.
+_LONGEST_REPAIRED = 32 * 1024
+
+# What almost-JSON is made of. Each alternative is possessive or bounded: linear time.
+_STRING = r"""
+    "(?P<double>(?:[^"\\]|\\.)*+)" | '(?P<single>(?:[^'\\]|\\.)*+)'
+"""
+_REST = r"""
+    | (?P<blank>\s++) | (?P<mark>[{}\[\]:,]) | (?P<literal>[^\s"'{}\[\]:,/]++)
+"""
+_LINES = re.compile(rf"{_STRING} {_REST} | (?P<comment>//[^\n]*+)", re.VERBOSE | re.DOTALL)
+# Where the line breaks were lost, as in copies of a page, a comment ends before the next key or
+# closing brace.
+_ONE_LINE = re.compile(
+    rf"""{_STRING} {_REST}
+    | (?P<comment>//.*?(?=[}}\]]|'[A-Za-z_]{{1,32}}'[ ]{{0,8}}:|"[A-Za-z_]{{1,32}}"[ ]{{0,8}}:))
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_INSIDE = re.compile(r'\\.|"', re.DOTALL)
 
 
 def decode(body: bytes, content_type: str = "") -> str:
@@ -81,6 +107,70 @@ def too_deep(text: str) -> bool:
         return False
     brackets = _NO_BRACKET.sub("", text)
     return max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > _DEEPEST
+
+
+def read_json(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Return `body` as what `decoder` reads: JSON, or the almost-JSON of vendors' pages.
+
+    Raises `Malformed`. Linear in the size of `body`, bounded in depth.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Malformed("not UTF-8") from None
+    if not text:
+        raise Malformed("empty")
+    if too_deep(text):
+        raise Malformed("nested too deep")
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError as error:
+        raise Malformed(str(error)) from None
+    except msgspec.DecodeError as error:
+        if len(text) > _LONGEST_REPAIRED:
+            raise Malformed(str(error)) from None
+    try:
+        return decoder.decode(repaired(text))
+    except msgspec.DecodeError as error:
+        raise Malformed(str(error)) from None
+
+
+def repaired(text: str) -> str:
+    """Return `text` as JSON where it differs in just the ways that vendors' pages do.
+
+    Single quotes, `//` comments, a comma missing before a key, a comma before a closing bracket.
+    Raises `Malformed` for anything else; what comes out is still to be read strictly.
+    """
+    text = text.strip()
+    token = (_LINES if "\n" in text else _ONE_LINE).match
+    written: list[str] = []
+    place = 0
+    before = ""  # the last token written: a mark, or "value"
+    while place < len(text):
+        found = token(text, place)
+        if found is None:
+            raise Malformed("not JSON")
+        place = found.end()
+        kind = found.lastgroup
+        if kind in ("blank", "comment"):
+            continue
+        this = found[0]
+        if kind == "mark":
+            if this in "}]" and before == ",":
+                written.pop()
+            before = "value" if this in "}]" else this
+        else:
+            if kind == "single":
+                this = f'"{_INSIDE.sub(_requoted, found["single"])}"'
+            if before == "value" and kind != "literal":
+                written.append(",")
+            before = "value"
+        written.append(this)
+    return "".join(written)
+
+
+def _requoted(found: re.Match[str]) -> str:
+    return {"\\'": "'", '"': '\\"'}.get(found[0], found[0])
 
 
 def storable(text: str, field: str) -> str:

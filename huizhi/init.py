@@ -22,6 +22,7 @@ from runtime.settings import DEFAULT_FILE, FILE_VARIABLE, SettingsError, parse
 _CONSOLE = {
     "thinkapi": "ThinkAPI's console, 我的服务 -> 短信服务 -> 发信设置, as 回调地址",
     "onecloudsp": "1cloudsp's console at chonry.com, on the page of its statusCallback",
+    "itniotech": "no console: send it to your business manager at the vendor, whose staff enter it",
 }
 _ANYWHERE = "the vendor's console, or its support (客服), as 状态报告推送地址 and 上行推送地址"
 

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import closing
 from datetime import datetime
 from decimal import Context, Decimal
 from itertools import islice
@@ -238,8 +239,19 @@ def _records(
     known: dict[str, tuple[str, ...]],
     totals: _Totals,
 ) -> Iterator[tuple[Any, ...]]:
+    with closing(rows(path, file_name)) as source:
+        yield from _records_of(source, account, statement, file_name, known, totals)
+
+
+def _records_of(
+    source: Iterator[Row],
+    account: AccountSettings,
+    statement: UUID,
+    file_name: str,
+    known: dict[str, tuple[str, ...]],
+    totals: _Totals,
+) -> Iterator[tuple[Any, ...]]:
     name = account.account.name
-    source = rows(path, file_name)
     header = next(source, None)
     if header is None:
         raise FileError(file_name, "the file is empty")

@@ -8,7 +8,7 @@ import csv
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -55,7 +55,7 @@ class Row(NamedTuple):
     cells: list[str]
 
 
-def rows(path: Path, name: str) -> Iterator[Row]:
+def rows(path: Path, name: str) -> Generator[Row, None, None]:
     """Yield the rows of the file at `path`, empty ones left out; `name` is what to call it.
 
     CSV is UTF-8 (with or without BOM), UTF-16 with BOM, or GB18030, parted by comma, tab or

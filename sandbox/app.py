@@ -24,6 +24,7 @@ from sandbox.deepfinch import DeepFinch
 from sandbox.delivery import Deliveries
 from sandbox.exchange import BadRequest, Reply, Request, read_request, send_cut, send_reply
 from sandbox.faults import RETRY_AFTER_SECONDS, reply_fault
+from sandbox.itniotech import Itniotech
 from sandbox.onecloudsp import OneCloudSp
 from sandbox.pushes import PushClient, Schedule
 from sandbox.statements import Statement, Statements
@@ -50,7 +51,7 @@ class _VendorPort:
         world.counts["requests"] += 1
         identity = vendor.identify(request)
         world.requests.append((vendor.name, identity.account if identity else "", request))
-        if request.body and not request.form:
+        if request.body and not request.form and not vendor.reads_json:
             world.violation(request, vendor.name, path, "body", "not a form")
         if identity is None:
             world.violation(request, vendor.name, path, path, "no such path")
@@ -124,10 +125,17 @@ class Sandbox:
         self.thinkapi = ThinkApi(self.world, self.deliveries, config.thinkapi.accounts)
         self.thinksms = ThinkSms(self.world, self.deliveries, config.thinksms.accounts)
         self.onecloudsp = OneCloudSp(self.world, self.deliveries, config.onecloudsp.accounts)
+        self.itniotech = Itniotech(self.world, self.deliveries, config.itniotech.accounts)
         self.deepfinch = DeepFinch(self.world, config.deepfinch.accounts)
         self.vendors: dict[str, Vendor] = {
             vendor.name: vendor
-            for vendor in (self.thinkapi, self.thinksms, self.onecloudsp, self.deepfinch)
+            for vendor in (
+                self.thinkapi,
+                self.thinksms,
+                self.onecloudsp,
+                self.itniotech,
+                self.deepfinch,
+            )
         }
         self.statements.vendors = self.vendors
 

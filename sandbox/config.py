@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 
 from sandbox.deepfinch import DeepFinchAccount
+from sandbox.itniotech import ItniotechAccount
 from sandbox.onecloudsp import OneCloudSpAccount
 from sandbox.settings import Settings
 from sandbox.thinkapi import ThinkApiAccount
@@ -31,11 +32,16 @@ class OneCloudSpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accounts: dict[str, OneCloudSpAccount] = {}
 
 
+class ItniotechConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    accounts: dict[str, ItniotechAccount] = {}
+
+
 class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     thinkapi: ThinkApiConfig = ThinkApiConfig()
     thinksms: ThinkSmsConfig = ThinkSmsConfig()
     deepfinch: DeepFinchConfig = DeepFinchConfig()
     onecloudsp: OneCloudSpConfig = OneCloudSpConfig()
+    itniotech: ItniotechConfig = ItniotechConfig()
 
 
 def load(path: str | Path) -> Config:

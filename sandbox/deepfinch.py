@@ -104,6 +104,7 @@ class _Books:
 class DeepFinch:
     name = NAME
     # No bill is documented: these are the plainest columns that one could have.
+    reads_json = False
     statement_layout = StatementLayout(
         columns={
             "vendor_message_id": "vendor_message_id",

@@ -173,6 +173,7 @@ class OneCloudSp:
     sends_pending = False
     offers_inbound = True
     malformations: tuple[str, ...] = ("truncated", "empty_body", "missing_fields", "wrong_charset")
+    reads_json = False
     statement_layout = StatementLayout(
         columns={
             "vendor_message_id": "消息ID",

@@ -8,7 +8,7 @@ extension characters costing two, else UCS-2 70/67.
 
 from typing import Literal
 
-CountBy = Literal["code_point", "utf16"]
+CountBy = Literal["code_point", "utf16", "international"]
 
 SINGLE_LIMIT = 70
 JOINED_LIMIT = 67
@@ -26,6 +26,8 @@ def count_segments(text: str, count_by: CountBy) -> int:
 
     Neither page says what an emoji counts, hence the choice of unit.
     """
+    if count_by == "international":
+        return count_international(text)
     length = len(text) if count_by == "code_point" else len(text.encode("utf-16-le")) // 2
     if length <= SINGLE_LIMIT:
         return 1

@@ -69,6 +69,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Later prices, by day of sending in UTC+8."""
     basis: Basis
     count_by: CountBy = "code_point"
+    currency: str = "CNY"
     statement_columns: dict[str, str] = {}
     """Headings by field, where the console's export is to differ from the vendor's default."""
     statement_charset: str = ""

@@ -290,6 +290,7 @@ class Statements:
             "phone": lambda line: line.phone,
             "segments": lambda line: str(line.segments),
             "amount": lambda line: format(line.amount, "f"),
+            "currency": lambda _: account.currency,
             "sent_at": lambda line: local_text(line.sent_at),
             "status": lambda line: line.status,
         }

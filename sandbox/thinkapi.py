@@ -126,6 +126,7 @@ def _envelope(code: int, message: str, **data: Any) -> Reply:
 
 class ThinkApi:
     name = NAME
+    reads_json = False
     sends_pending = True
     offers_inbound = False
     malformations: tuple[str, ...] = (

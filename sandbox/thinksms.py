@@ -140,6 +140,7 @@ class Refusal(Exception):
 
 class ThinkSms:
     name = NAME
+    reads_json = False
     sends_pending = False
     offers_inbound = True
     malformations: tuple[str, ...] = ("truncated", "empty_body", "missing_fields", "wrong_charset")

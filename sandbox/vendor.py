@@ -38,6 +38,8 @@ class Vendor(Protocol):
 
     name: str
     statement_layout: StatementLayout
+    reads_json: bool
+    """Whether bodies may be JSON rather than forms."""
 
     @property
     def accounts(self) -> Mapping[str, Account]: ...

@@ -1,5 +1,6 @@
 """ThinkAPI's pushes: delivery reports, and reviews of signs and templates."""
 
+from gateways import wire
 from gateways.errors import Malformed
 from gateways.events import Event, Parsed, ReviewKind
 from gateways.gateway import Account, Acknowledgement, Callback
@@ -13,7 +14,7 @@ def parse_callback(callback: Callback, account: Account) -> Parsed:
     event_name = callback.headers.get("x-thinkphp-event", "").strip()
     if event_name and event_name.lower() != "sms":
         raise Malformed("X-ThinkPHP-Event is not sms")
-    push = documents.read(callback.body, documents.PUSH)
+    push = wire.read_json(callback.body, documents.PUSH)
     event: Event
     match push.action:
         case "report":

@@ -107,7 +107,7 @@ def _submission(name: str, content: str | None, remark: str) -> dict[str, str]:
 def parse_reply(reply: Reply, account: Account) -> Parsed:
     """Return the events of a reply: one, or one a number sent to. Raises `Refused`, `Garbled`; pure."""
     try:
-        envelope = documents.read(reply.body, documents.ENVELOPE)
+        envelope = wire.read_json(reply.body, documents.ENVELOPE)
         if str(envelope.code).strip() != "0":
             raise Refused(
                 wire.code(envelope.code, "code"), wire.words(envelope.message, "message") or ""

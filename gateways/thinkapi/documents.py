@@ -18,13 +18,12 @@ from gateways.events import (
 )
 from gateways.thinkapi.codes import NO_STATUS, REPORT_STATUS, REVIEW_STATUS
 
+_MOBILE = re.compile(r"(?:\+?86)?1\d{10}", re.ASCII)
+
 T = TypeVar("T")
 
 # How a payload says that it is not there.
 ABSENT = (msgspec.Raw(), msgspec.Raw(b"null"))
-
-# The page's samples have a few hundred bytes; reading what is no JSON is slow.
-_LONGEST_REPAIRED = 32 * 1024
 
 
 class Push(msgspec.Struct, frozen=True):
@@ -86,32 +85,6 @@ _SENT = msgspec.json.Decoder(int | str | list[SentTo] | dict[str, Any])
 _REPORT = msgspec.json.Decoder(Report)
 _REVIEW = msgspec.json.Decoder(Review)
 _SUBMITTED = msgspec.json.Decoder(Submitted)
-
-
-def read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Return `body` as what `decoder` reads: JSON, or the almost-JSON of the vendor's page.
-
-    Raises `Malformed`. Linear in the size of `body`, bounded in depth.
-    """
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise Malformed("not UTF-8") from None
-    if not text:
-        raise Malformed("empty")
-    if wire.too_deep(text):
-        raise Malformed("nested too deep")
-    try:
-        return decoder.decode(text)
-    except msgspec.ValidationError as error:
-        raise Malformed(str(error)) from None
-    except msgspec.DecodeError as error:
-        if len(text) > _LONGEST_REPAIRED:
-            raise Malformed(str(error)) from None
-    try:
-        return decoder.decode(_repaired(text))
-    except msgspec.DecodeError as error:
-        raise Malformed(str(error)) from None
 
 
 def report(payload: msgspec.Raw, name: str, zone: ZoneInfo) -> DeliveryReport:
@@ -210,62 +183,3 @@ def _payload(payload: msgspec.Raw, name: str, decoder: msgspec.json.Decoder[T]) 
         return decoder.decode(payload)
     except msgspec.DecodeError as error:
         raise Malformed(f"{name}: {error}") from None
-
-
-_MOBILE = re.compile(r"(?:\+?86)?1\d{10}", re.ASCII)
-
-# What the page's samples are made of. Each alternative is possessive or bounded: linear time.
-_STRING = r"""
-    "(?P<double>(?:[^"\\]|\\.)*+)" | '(?P<single>(?:[^'\\]|\\.)*+)'
-"""
-_REST = r"""
-    | (?P<blank>\s++) | (?P<mark>[{}\[\]:,]) | (?P<literal>[^\s"'{}\[\]:,/]++)
-"""
-_LINES = re.compile(rf"{_STRING} {_REST} | (?P<comment>//[^\n]*+)", re.VERBOSE | re.DOTALL)
-# Where the line breaks were lost, as in copies of the page, a comment ends before the next key or
-# closing brace.
-_ONE_LINE = re.compile(
-    rf"""{_STRING} {_REST}
-    | (?P<comment>//.*?(?=[}}\]]|'[A-Za-z_]{{1,32}}'[ ]{{0,8}}:|"[A-Za-z_]{{1,32}}"[ ]{{0,8}}:))
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_INSIDE = re.compile(r'\\.|"', re.DOTALL)
-
-
-def _repaired(text: str) -> str:
-    """Return `text` as JSON where it differs in just the ways that the vendor's page does.
-
-    Single quotes, `//` comments, a comma missing before a key, a comma before a closing bracket.
-    Raises `Malformed` for anything else; what comes out is still to be read strictly.
-    """
-    text = text.strip()
-    token = (_LINES if "\n" in text else _ONE_LINE).match
-    written: list[str] = []
-    place = 0
-    before = ""  # the last token written: a mark, or "value"
-    while place < len(text):
-        found = token(text, place)
-        if found is None:
-            raise Malformed("not JSON")
-        place = found.end()
-        kind = found.lastgroup
-        if kind in ("blank", "comment"):
-            continue
-        this = found[0]
-        if kind == "mark":
-            if this in "}]" and before == ",":
-                written.pop()
-            before = "value" if this in "}]" else this
-        else:
-            if kind == "single":
-                this = f'"{_INSIDE.sub(_requoted, found["single"])}"'
-            if before == "value" and kind != "literal":
-                written.append(",")
-            before = "value"
-        written.append(this)
-    return "".join(written)
-
-
-def _requoted(found: re.Match[str]) -> str:
-    return {"\\'": "'", '"': '\\"'}.get(found[0], found[0])

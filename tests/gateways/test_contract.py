@@ -180,6 +180,9 @@ _FIELDS = st.dictionaries(
             *("request_id", "reason"),
             *("Mobile", "TaskID", "Status", "ReceiveTime", "ErrorCode", "ExtNo", "Content"),
             *("code", "msg", "batchId", "smUuid", "deliverResult", "deliverTime", "moTime", "sign"),
+            *("msgid", "mobile", "timestamp", "reason", "orderId", "pricedetail", "content"),
+            *("msgId", "number", "receiveTime", "reply_time", "sendid", "sendId", "fail"),
+            *("pay", "price", "currency", "chargeCnt", "balance", "gift", "credit", "array"),
         ]
     ),
     _VALUES,
@@ -196,6 +199,9 @@ _FIELDS = st.dictionaries(
             '{"code":0,"data":%s}',
             '{"StatusBox":[%s]}',
             '{"code":"0","data":[%s]}',
+            '{"status":"0","array":[%s]}',
+            '{"status":"0","data":{"records":[%s]}}',
+            '{"msgid":"1","mobile":"1","status":0,"pricedetail":%s}',
             "%s",
         ]
     ),
@@ -245,6 +251,7 @@ def test_acknowledgement_is_small_and_constant(gateway: Gateway) -> None:
         "thinksms": type(answer)(b"ok", "text/plain; charset=utf-8"),
         "deepfinch": type(answer)(b"ok", "text/plain; charset=utf-8"),
         "onecloudsp": type(answer)(b'{"code":"0","msg":"SUCCESS"}', "application/json"),
+        "itniotech": type(answer)(b'{"status":"0"}', "application/json"),
     }.get(gateway.name, answer)
     assert len(answer.body) < 100
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateways import wire
 from gateways.errors import Garbled, Indeterminate, Malformed, Refused, Unsupported
 from gateways.events import (
     Accepted,
@@ -124,7 +125,7 @@ def test_a_null_template_does_not_hide_the_sign(account: Account) -> None:
     ],
 )
 def test_almost_json_is_read(text: str, document: dict[str, Any]) -> None:
-    envelope = documents.read(text.encode(), documents.ENVELOPE)
+    envelope = wire.read_json(text.encode(), documents.ENVELOPE)
     assert {"message": None, **document} == {"code": envelope.code, "message": envelope.message}
 
 
@@ -147,7 +148,7 @@ def test_almost_json_is_read(text: str, document: dict[str, Any]) -> None:
 )
 def test_anything_else_that_is_not_json_is_malformed(text: str) -> None:
     with pytest.raises(Malformed):
-        documents.read(text.encode(), documents.ENVELOPE)
+        wire.read_json(text.encode(), documents.ENVELOPE)
 
 
 _JSON = st.recursive(
@@ -161,7 +162,7 @@ _JSON = st.recursive(
 def test_repairing_json_changes_nothing(value: Any) -> None:
     for indent in (None, 1):
         text = json.dumps(value, ensure_ascii=False, indent=indent)
-        assert json.loads(documents._repaired(text)) == value
+        assert json.loads(wire.repaired(text)) == value
 
 
 @pytest.mark.parametrize("code", [1, "1", -1, "00", 401])

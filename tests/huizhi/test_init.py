@@ -24,6 +24,7 @@ VARIABLES = {
     "thinksms": ["MINE_USER_ID", "MINE_ACCOUNT", "MINE_PASSWORD"],
     "deepfinch": ["MINE_SECRET_ID", "MINE_SECRET_KEY"],
     "onecloudsp": ["MINE_ACCESS_KEY", "MINE_SECRET"],
+    "itniotech": ["MINE_API_KEY", "MINE_API_SECRET", "MINE_APP_ID"],
 }
 
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import itertools
+import json
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from reconciler import ledger, poll
 from reconciler.poll import Caller, callers, expire_by_clock, poll_reviews, poll_statuses
 from runtime import records
 from runtime.queries import QUERIES
-from runtime.settings import Settings
+from runtime.settings import Settings, load
 
 pytestmark = pytest.mark.anyio
 
@@ -420,3 +421,105 @@ async def test_finding_what_is_due_reads_no_whole_table(
     text = "\n".join(row[0] for row in plan)
     assert "awaiting_due_idx" in text
     assert "Seq Scan" not in text
+
+
+@asynccontextmanager
+async def _asking_about_many(
+    pool: Any, folder: Path, answer: Callable[[str, dict[str, str]], Answer], **keys: Any
+) -> AsyncIterator[tuple[Caller, Vendor, Settings]]:
+    """As `_asking`, at a vendor that is asked about 200 messages in one call."""
+    with serving(answer) as vendor:
+        lines = [
+            "[accounts.many]",
+            'gateway = "itniotech"',
+            'credentials = { api_key = "key", api_secret = "hush", app_id = "app" }',
+            f'base_url = "{vendor.url}"',
+            *(f"{key} = {value}" for key, value in {"requests_per_second": 1000, **keys}.items()),
+        ]
+        (folder / "huizhi.toml").write_text('data_dir = "data"\n' + "\n".join(lines), "utf-8")
+        read = load(folder / "huizhi.toml", env={})
+        async with open_client() as http:
+            yield callers(read, pool, http, recorder="test")["many"], vendor, read
+
+
+def _told(ids: Iterable[str], status: str = "0") -> Answer:
+    rows = [
+        {
+            "msgId": id,
+            "number": PHONE,
+            "receiveTime": "2026-10-02T11:00:00+08:00",
+            "status": status,
+        }
+        for id in ids
+    ]
+    return Answer(json.dumps({"status": "0", "reason": "success", "array": rows}).encode())
+
+
+async def test_many_messages_are_asked_about_in_one_call(pool: Any, tmp_path: Path) -> None:
+    def answer(_: str, params: dict[str, str]) -> Answer:
+        return _told(params["msgIds"].split(","))
+
+    ids = [str(n) for n in range(450)]
+    async with _asking_about_many(pool, tmp_path, answer) as (caller, vendor, read):
+        await _register(pool, read, *ids, ago=timedelta(hours=1), account="many")
+        done = await poll_statuses(caller)
+        assert (done.asked, done.answered, done.final, done.failures) == (450, 450, 450, [])
+        assert {path for path, _ in vendor.requests} == {"/sms/getReport"}
+        asked = [params["msgIds"].split(",") for _, params in vendor.requests]
+        assert sorted(len(group) for group in asked) == [50, 200, 200]
+        assert sorted(id for group in asked for id in group) == sorted(ids)
+        assert set((await _statuses(pool)).values()) == {"delivered"}
+        assert await pool.fetchval("SELECT count(*) FROM awaiting") == 0
+        # A subject is kept in a column and in every digest: it names a group without listing it.
+        subjects = [row["subject"] for row in await pool.fetch("SELECT subject FROM records")]
+        assert len(set(subjects)) == 3
+        assert all(len(subject) < 64 for subject in subjects)
+
+
+async def test_what_a_reply_leaves_out_is_unanswered_and_asked_again(
+    pool: Any, tmp_path: Path
+) -> None:
+    async with _asking_about_many(pool, tmp_path, lambda *_: _told(["1"])) as (
+        caller,
+        vendor,
+        read,
+    ):
+        await _register(pool, read, "1", "2", "3", ago=timedelta(hours=1), account="many")
+        done = await poll_statuses(caller)
+        assert (done.asked, done.answered, done.final, done.failures) == (3, 1, 1, [])
+        assert await _statuses(pool) == {"1": "delivered", "2": "submitted", "3": "submitted"}
+        waiting = await pool.fetch("SELECT next_poll_at > now() AS later, polls FROM awaiting")
+        assert [(row["later"], row["polls"]) for row in waiting] == [(True, 1), (True, 1)]
+        assert (await poll_statuses(caller, all_now=True)).asked == 2
+        assert sorted(vendor.requests[1][1]["msgIds"].split(",")) == ["2", "3"]
+
+
+async def test_only_what_was_answered_expires_at_its_time(pool: Any, tmp_path: Path) -> None:
+    def answer(_: str, __: dict[str, str]) -> Answer:
+        return _told(["1"], status="-1")
+
+    async with _asking_about_many(pool, tmp_path, answer) as (caller, _, read):
+        await _register(pool, read, "1", "2", "3", ago=timedelta(hours=73), account="many")
+        await pool.execute(
+            "UPDATE awaiting SET polls = $1 WHERE message_id = "
+            "(SELECT id FROM messages WHERE vendor_message_id = '3')",
+            poll.UNANSWERED_POLLS,
+        )
+        done = await poll_statuses(caller)
+        assert (done.asked, done.answered, done.expired) == (3, 1, 2)
+        # 1 was answered, 3 never will be; 2 is still given its chances.
+        assert await _statuses(pool) == {"1": "expired", "2": "submitted", "3": "expired"}
+
+
+async def test_a_group_that_is_refused_is_unanswered_whole(pool: Any, tmp_path: Path) -> None:
+    def answer(_: str, __: dict[str, str]) -> Answer:
+        return Answer(b'{"status":"-16","reason":"Timestamp expires"}')
+
+    async with _asking_about_many(pool, tmp_path, answer) as (caller, _, read):
+        await _register(pool, read, "1", "2", ago=timedelta(hours=1), account="many")
+        done = await poll_statuses(caller)
+        assert (done.asked, done.answered) == (2, 0)
+        assert done.failures == [
+            "query_status: 1 of 1 not answered: refused by the vendor with -16: Timestamp expires"
+        ]
+        assert [row["polls"] for row in await pool.fetch("SELECT polls FROM awaiting")] == [1, 1]

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import hashlib
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -11,7 +13,8 @@ import httpx
 import pytest
 
 from sandbox import Config, Running, running
-from sandbox.config import OneCloudSpConfig, ThinkApiConfig, ThinkSmsConfig
+from sandbox.config import ItniotechConfig, OneCloudSpConfig, ThinkApiConfig, ThinkSmsConfig
+from sandbox.itniotech import ItniotechAccount
 from sandbox.onecloudsp import OneCloudSpAccount, Sign, Template
 from sandbox.settings import Faults, Outcomes
 from sandbox.thinkapi import ReviewedText, ThinkApiAccount
@@ -115,6 +118,33 @@ class Play:
             return await self.http.post(f"/thinksms/{path}", data=fields, headers=headers)
         return await self.http.get(f"/thinksms/{path}", params=fields, headers=headers)
 
+    async def itnio(
+        self, call: str, at: str = "", method: str = "GET", **params: Any
+    ) -> dict[str, Any]:
+        now = str(int(time.time()))
+        headers = {
+            "Api-Key": "key",
+            "Timestamp": now,
+            "Sign": hashlib.md5(f"keysecret{now}".encode()).hexdigest(),
+            "Content-Type": "application/json;charset=UTF-8",
+        } | ({"X-Sandbox-Time": at} if at else {})
+        if call != "getBalance":
+            params = {"appId": "app", **params}
+        path = f"/itniotech/sms/{call}"
+        if method == "POST":
+            reply = await self.http.post(path, json=params, headers=headers)
+        else:
+            reply = await self.http.get(path, params=params, headers=headers)
+        assert reply.status_code == 200
+        decoded: dict[str, Any] = reply.json()
+        return decoded
+
+    async def itnio_send(self, *numbers: str, at: str = "", **params: str) -> list[str]:
+        fields = {"numbers": ",".join(numbers), "content": "hello", **params}
+        reply = await self.itnio("sendSms", at=at, method="POST", **fields)
+        assert reply["status"] == "0", reply
+        return [row["msgId"] for row in reply["array"]]
+
     async def sms_send(self, mobile: str, content: str = "【智想云创】您好", at: str = "") -> str:
         reply = await self.sms("sms.aspx", "send", at=at, mobile=mobile, content=content, rt="json")
         assert reply.json()["ReturnStatus"] == "Success", reply.text
@@ -134,15 +164,15 @@ class Play:
 
 @pytest.fixture
 def configure(customer: Customer) -> Callable[..., Config]:
-    """Build a configuration; what begins with sms_, think_ or cloud_ goes to that account."""
+    """Build a configuration; what begins with sms_, think_, cloud_ or itnio_ goes to that account."""
 
     def build(**changes: Any) -> Config:
         sms = {k.removeprefix("sms_"): v for k, v in changes.items() if k.startswith("sms_")}
         think = {k.removeprefix("think_"): v for k, v in changes.items() if k.startswith("think_")}
         cloud = {k.removeprefix("cloud_"): v for k, v in changes.items() if k.startswith("cloud_")}
-        common = {
-            k: v for k, v in changes.items() if not k.startswith(("sms_", "think_", "cloud_"))
-        }
+        itnio = {k.removeprefix("itnio_"): v for k, v in changes.items() if k.startswith("itnio_")}
+        own = ("sms_", "think_", "cloud_", "itnio_")
+        common = {k: v for k, v in changes.items() if not k.startswith(own)}
         think_account = ThinkApiAccount(
             **{
                 "app_code": "the-code",
@@ -179,6 +209,15 @@ def configure(customer: Customer) -> Callable[..., Config]:
                 **cloud,
             }
         )
+        itnio_account = ItniotechAccount(
+            **{
+                "api_key": "key",
+                "api_secret": "secret",
+                "app_id": "app",
+                "callback_url": customer.callback_url("itnio-main"),
+                **itnio,
+            }
+        )
         settings: dict[str, Any] = {
             "port": 0,
             "hold_pushes": True,
@@ -192,6 +231,7 @@ def configure(customer: Customer) -> Callable[..., Config]:
             thinkapi=ThinkApiConfig({"think-main": think_account}),
             thinksms=ThinkSmsConfig({"sms-main": sms_account}),
             onecloudsp=OneCloudSpConfig({"cloud-main": cloud_account}),
+            itniotech=ItniotechConfig({"itnio-main": itnio_account}),
             **settings,
         )
 
