@@ -2,15 +2,22 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import rich_click as click
 
+from gateways.errors import Unsupported
+from gateways.http import open_client
 from reconciler import exports, reading
+from reconciler.jobs import holder
+from reconciler.poll import Caller, callers
 from reconciler.reading import Page
+from reconciler.tables import moment
 from runtime import Problem
 from runtime.database import connected
 from runtime.settings import AccountSettings, Settings
@@ -38,6 +45,58 @@ def with_pool(
             return await work(pool)
 
     return asyncio.run(run())
+
+
+def offered(settings: Settings, account: str, call: str, command: str) -> AccountSettings:
+    """Return the account's settings; raises `Unsupported` if its vendor has no `call` for `command`."""
+    chosen = account_of(settings, account)
+    if call not in chosen.gateway.supports:
+        raise Unsupported(f"{chosen.gateway.vendor} ({account}) offers no `{command}`")
+    return chosen
+
+
+def with_callers(
+    settings: Settings,
+    name: str,
+    work: Callable[[Mapping[str, Caller]], Coroutine[Any, Any, int]],
+) -> int:
+    """Run `work` with the accounts' ways to their vendors and return its exit code."""
+
+    async def run(pool: Any) -> int:
+        async with open_client() as http:
+            return await work(callers(settings, pool, http, recorder=holder()))
+
+    return with_pool(settings, name, run)
+
+
+def span_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--from` and `--to`, given as `since` and `until`; `span_of` reads them."""
+    command = click.option(
+        "--to", "until", metavar="TIME", help="Not included; a day begins at midnight."
+    )(command)
+    return click.option(
+        "--from",
+        "since",
+        metavar="TIME",
+        help="2026-10-01, or 2026-10-01 08:00, or with an offset.",
+    )(command)
+
+
+def span_of(
+    settings: Settings, account: str | None, since: str | None, until: str | None
+) -> tuple[datetime | None, datetime | None]:
+    """Read `--from` and `--to`, without an offset in the account's zone; raises `Problem`."""
+    zone = settings.timezone if account is None else settings.accounts[account].account.zone
+    return _moment("--from", since, zone), _moment("--to", until, zone)
+
+
+def _moment(option: str, text: str | None, zone: ZoneInfo) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return moment(text, zone)
+    except ValueError:
+        raise Problem(f"{option}: expected a time such as 2026-10-01 or 2026-10-01 08:00") from None
 
 
 def output_option(*shapes: str) -> Callable[[Any], Any]:
@@ -92,3 +151,8 @@ def one_page(items: list[dict[str, Any]]) -> Callable[[str | None], Any]:
         return Page(items, None)
 
     return page
+
+
+def say(line: str) -> None:
+    """Print what went wrong, or is to be known, as one line on stderr."""
+    click.echo(f"huizhi: {' '.join(line.split())}", err=True)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from huizhi.cli_config import settings
+from huizhi.options import say
 from reconciler.jobs import Summary, one_pass
 from runtime.database import connected
 
@@ -37,9 +38,9 @@ def poll(account: str | None, output: str) -> int:
         Console().print(_table(summaries))
     for summary in summaries:
         for call in summary.skipped:
-            _say(f"{summary.account}: {call}: another process is reading; skipped")
+            say(f"{summary.account}: {call}: another process is reading; skipped")
         for failure in summary.failures:
-            _say(f"{summary.account}: {failure}")
+            say(f"{summary.account}: {failure}")
     return _UNASKED if any(summary.failures for summary in summaries) else 0
 
 
@@ -52,7 +53,3 @@ def _table(summaries: list[Summary]) -> Table:
         counts = [str(getattr(summary, name)) for name in _COUNTS]
         table.add_row(summary.account, *counts, str(len(summary.failures)))
     return table
-
-
-def _say(line: str) -> None:
-    click.echo(f"huizhi: {' '.join(line.split())}", err=True)

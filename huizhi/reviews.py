@@ -1,27 +1,26 @@
 """`huizhi sign` and `huizhi template`: what a vendor reviews before it may be sent."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import rich_click as click
 from rich.console import Console
 
-from gateways.errors import Garbled, Indeterminate, Unsupported
+from gateways.errors import Garbled, Indeterminate
 from gateways.events import ReviewKind, ReviewStatus
-from gateways.http import open_client
 from huizhi import cli_config
 from huizhi.options import (
     OUTPUTS,
-    account_of,
+    offered,
     output_option,
     show_json,
     show_list,
     show_table,
+    with_callers,
     with_pool,
 )
 from reconciler import reading, reviews
-from reconciler.jobs import holder
-from reconciler.poll import Caller, callers
+from reconciler.poll import Caller
 from runtime import Problem
 from runtime.settings import AccountSettings, Settings
 
@@ -31,18 +30,19 @@ _CALLS = {
     "add": "add_review",
     "modify": "modify_review",
     "query": "query_review",
+    "delete": "delete_review",
     "list": "query_review",
 }
 
 
 @click.group()
 def sign() -> None:
-    """Signs (签名): submit them for review, ask for verdicts, list them."""
+    """Signs (签名): submit them for review, ask for verdicts, list and delete them."""
 
 
 @click.group()
 def template() -> None:
-    """Templates (模板): submit them for review, ask for verdicts, list them."""
+    """Templates (模板): submit them for review, ask for verdicts, list and delete them."""
 
 
 def _add_commands(group: click.Group, kind: ReviewKind) -> None:
@@ -84,6 +84,23 @@ def _add_commands(group: click.Group, kind: ReviewKind) -> None:
         return _ask(
             settings, account, kind, output, lambda caller: reviews.query(caller, kind, vendor_id)
         )
+
+    @group.command("delete", help=f"Delete the {kind} ID at the vendor, whatever became of it.")
+    @click.argument("vendor_id", metavar="ID")
+    @click.option("--account", required=True)
+    @output_option("table", "json")
+    def delete(vendor_id: str, account: str, output: str) -> int:
+        settings = cli_config.settings()
+        _offered(settings, account, kind, "delete")
+
+        async def work(caller: Caller) -> dict[str, Any]:
+            try:
+                return await reviews.delete(caller, kind, vendor_id)
+            except (Indeterminate, Garbled) as error:
+                look = f"`huizhi {kind} query {vendor_id} --account {account}` tells"
+                raise Problem(f"{error}; it may have been deleted: {look}") from error
+
+        return _ask(settings, account, kind, output, work)
 
     @group.command(
         "list", help=f"List the {kind}s known here, with the vendor's last word on each."
@@ -153,11 +170,7 @@ def _submit(
 
 
 def _offered(settings: Settings, account: str, kind: ReviewKind, command: str) -> AccountSettings:
-    """Return the account's settings; raises `Unsupported` if its vendor has no call for `command`."""
-    chosen = account_of(settings, account)
-    if _CALLS[command] not in chosen.gateway.supports:
-        raise Unsupported(f"{chosen.gateway.vendor} ({account}) offers no `{kind} {command}`")
-    return chosen
+    return offered(settings, account, _CALLS[command], f"{kind} {command}")
 
 
 def _ask(
@@ -169,18 +182,16 @@ def _ask(
 ) -> int:
     """Show what `work` brings of the vendor."""
 
-    async def asked(pool: Any) -> int:
+    async def asked(asking: Mapping[str, Caller]) -> int:
         with Console(stderr=True).status("Asking the vendor"):
-            async with open_client() as http:
-                asking = callers(settings, pool, http, recorder=holder())
-                row = await work(asking[account])
+            row = await work(asking[account])
         if output == "json":
             show_json(row)
         else:
             show_table(_columns(kind), [row])
         return 0
 
-    return with_pool(settings, f"{kind}", asked)
+    return with_callers(settings, f"{kind}", asked)
 
 
 def _columns(kind: ReviewKind) -> tuple[str, ...]:

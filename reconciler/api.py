@@ -473,6 +473,68 @@ async def list_inbound(
     )
 
 
+@get("/v1/balances", responses=LISTING)
+async def list_balances(
+    state: State,
+    since: Since = None,
+    until: Until = None,
+    account: Text = None,
+    kind: Text = None,
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """List readings of what accounts have left, the newest first."""
+    first, last = _time("from", since), _time("to", until)
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.balances(
+            connection,
+            _accounts(state, account),
+            kind=kind,
+            since=first,
+            until=last,
+            cursor=cursor,
+            limit=limit,
+        ),
+        cursor=cursor,
+        limit=limit,
+        shape=shape,
+        columns=reading.BALANCE_COLUMNS,
+        name="balances",
+    )
+
+
+@get("/v1/orphans", responses=LISTING)
+async def list_orphans(
+    state: State,
+    since: Since = None,
+    until: Until = None,
+    account: Text = None,
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """List messages that vendors report on and the ledger does not know, the newest first."""
+    first, last = _time("from", since), _time("to", until)
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.orphans(
+            connection,
+            _accounts(state, account),
+            since=first,
+            until=last,
+            cursor=cursor,
+            limit=limit,
+        ),
+        cursor=cursor,
+        limit=limit,
+        shape=shape,
+        columns=reading.ORPHAN_COLUMNS,
+        name="orphans",
+    )
+
+
 @get("/v1/jobs", responses=LISTING)
 async def list_jobs(state: State) -> dict[str, Any]:
     """List what each job did last, how often it failed, and which process runs it now."""
@@ -503,8 +565,9 @@ async def list_pulls(
 
 
 @get("/metrics", media_type=MediaType.TEXT, include_in_schema=False)
-async def show_metrics() -> Response[bytes]:
+async def show_metrics(state: State) -> Response[bytes]:
     """Give what the processes of this machine count, for Prometheus."""
+    await _show_balances(state)
     text = await asyncio.to_thread(metrics.exposition, os.environ.get(metrics.FOLDER_VARIABLE))
     return Response(text, media_type="text/plain; version=0.0.4")
 
@@ -564,6 +627,8 @@ def create_app(
             list_signs,
             list_templates,
             list_inbound,
+            list_balances,
+            list_orphans,
             list_jobs,
             list_pulls,
             show_metrics,
@@ -724,6 +789,18 @@ async def _reviews(
         columns=reading.REVIEW_COLUMNS,
         name=f"{kind}s",
     )
+
+
+async def _show_balances(state: State) -> None:
+    """Set the gauge to the newest readings, whichever process stored them."""
+    try:
+        async with asyncio.timeout(2), state.pool.acquire() as connection:
+            found = await reading.newest_balances(connection, sorted(state.settings.accounts))
+    except DATABASE_ERRORS as error:
+        log.warning("balances.not_shown", error=type(error).__name__)
+        return
+    for account, kind, amount in found:
+        metrics.BALANCE.labels(account, kind).set(float(amount))
 
 
 def _sent_rows(body: bytes, content_type: str) -> list[Any]:

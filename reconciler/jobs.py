@@ -25,10 +25,12 @@ from gateways.errors import GatewayError
 from gateways.gateway import Call
 from gateways.http import open_client
 from reconciler import lease as leases
+from reconciler.balances import poll_balance
 from reconciler.lease import Lease, LeaseLost
 from reconciler.poll import Caller, Done, callers, expire_by_clock, poll_reviews, poll_statuses
 from reconciler.pull import PULLS, pull
 from reconciler.sending import give_up_dead, resolve
+from reconciler.sweep import sweep
 from runtime import Problem, metrics, settlement
 from runtime.database import DATABASE_ERRORS
 from runtime.queries import QUERIES
@@ -40,11 +42,18 @@ STATUS_SECONDS = 5.0
 PULL_SECONDS = 10.0
 REVIEW_SECONDS = 30.0
 EXPIRY_SECONDS = 30.0
+INBOUND_SECONDS = 300.0
+SWEEP_SECONDS = 3600.0
+BALANCE_SECONDS = 3600.0
 SETTLE_SECONDS = 5.0
 ORPHANS_SECONDS = 60.0
 SENDS_SECONDS = 5.0
 RESOLVE_SECONDS = 10.0
+# A job that runs less often is looked at as often: to be tried again soon after it failed.
+LONGEST_TICK_SECONDS = 60.0
 LONGEST_BACKOFF_SECONDS = 600.0
+# A vendor that refuses, most likely for a wrong credential, waits for a person.
+LONGEST_REFUSED_SECONDS = 3600.0
 # Batches unsettled for longer were left behind by a dead or overloaded process.
 LEFT_BEHIND_SECONDS = 10.0
 # By hand one waits so long for a job that runs elsewhere at this moment.
@@ -69,6 +78,11 @@ class Job:
     failures_in_row: int = 0
     not_before: float = 0.0
     running: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    @property
+    def tick_seconds(self) -> float:
+        """How often it is looked at whether to run it."""
+        return min(self.every_seconds, LONGEST_TICK_SECONDS)
 
     @property
     def lease_name(self) -> str:
@@ -100,7 +114,7 @@ class Jobs:
             scheduler.add_job(
                 self._fire,
                 "interval",
-                seconds=job.every_seconds,
+                seconds=job.tick_seconds,
                 args=[job],
                 next_run_time=datetime.now(UTC),
                 misfire_grace_time=None,
@@ -142,17 +156,19 @@ async def run(pool: Any, job: Job, *, holder: str) -> None:
                 failure = "; ".join(done.failures) or None
             except Exception as error:
                 failure = _told(error)
+            finished = datetime.now(UTC)
             await pool.execute(
                 QUERIES["job_finished"],
                 job.name,
                 job.account,
-                datetime.now(UTC),
+                finished,
                 failure,
                 _detail(done),
+                finished + timedelta(seconds=_wait(job, done)) if failure else None,
             )
     except Exception as error:
         failure = failure or _told(error)
-    _note(job, failure, done.retry_after_seconds)
+    _note(job, failure, _wait(job, done))
 
 
 def _detail(done: Done) -> dict[str, Any]:
@@ -170,13 +186,20 @@ def _told(error: Exception) -> str:
     return f"unexpected: {type(error).__name__}"
 
 
-def _note(job: Job, failure: str | None, retry_after_seconds: float) -> None:
+def _wait(job: Job, done: Done) -> float:
+    """Say how many seconds `job` waits if it failed, `done` being what it did."""
+    longest = LONGEST_REFUSED_SECONDS if done.refused else LONGEST_BACKOFF_SECONDS
+    wait = backoff(job.tick_seconds, job.failures_in_row + 1, longest)
+    return max(wait, done.retry_after_seconds)
+
+
+def _note(job: Job, failure: str | None, wait: float) -> None:
     metrics.JOB_RUNS.labels(job.name, job.account, "ok" if failure is None else "failed").inc()
     if failure is None:
         job.failures_in_row = 0
+        job.not_before = time.monotonic() + job.every_seconds - job.tick_seconds
         return
     job.failures_in_row += 1
-    wait = max(backoff(job.every_seconds, job.failures_in_row), retry_after_seconds)
     job.not_before = time.monotonic() + wait
     log.error(
         "job.failed",
@@ -188,9 +211,11 @@ def _note(job: Job, failure: str | None, retry_after_seconds: float) -> None:
     )
 
 
-def backoff(every_seconds: float, failures_in_row: int) -> float:
-    """Say how long a job that failed waits: doubled each time, within bounds."""
-    return min(every_seconds * 2.0 ** min(failures_in_row, 30), LONGEST_BACKOFF_SECONDS)
+def backoff(
+    tick_seconds: float, failures_in_row: int, longest: float = LONGEST_BACKOFF_SECONDS
+) -> float:
+    """Say how long a job that failed waits: doubled each time, up to `longest`."""
+    return min(tick_seconds * 2.0 ** min(failures_in_row, 30), longest)
 
 
 def holder() -> str:
@@ -230,6 +255,15 @@ def jobs_of(settings: Settings, pool: Any, asking: Mapping[str, Caller]) -> list
             Job(name=work_name, account=name, every_seconds=seconds, work=work)
             for work_name, seconds, work in _works(caller, pages(settings), all_now=False)
         ]
+        if caller.offers("query_balance"):
+            jobs.append(
+                Job(
+                    name="balance",
+                    account=name,
+                    every_seconds=BALANCE_SECONDS,
+                    work=partial(_balance, caller),
+                )
+            )
     return jobs
 
 
@@ -251,6 +285,10 @@ def _works(
         )
     if caller.offers(Call.SEND):
         works.append(("resolve", RESOLVE_SECONDS, lambda _: resolve(caller)))
+    if caller.offers("list_inbound"):
+        works.append(("inbound-list", INBOUND_SECONDS, partial(sweep, caller, Call.LIST_INBOUND)))
+    if caller.offers("list_sent"):
+        works.append(("sweep", SWEEP_SECONDS, partial(sweep, caller, Call.LIST_SENT)))
     reports = caller.settings.gateway.reports
     if reports and not caller.offers("query_status") and not caller.offers(Call.PULL_REPORTS):
         works.append(("expire", EXPIRY_SECONDS, lambda _: _expire(caller, datetime.now(UTC))))
@@ -264,6 +302,10 @@ async def _pull(caller: Caller, call: Call, folder: Path, lease: Lease) -> Done:
         # A whole pass brought no final report: now the clock may speak.
         done.add(await _expire(caller, begun))
     return done
+
+
+async def _balance(caller: Caller, _: Lease) -> Done:
+    return await poll_balance(caller)
 
 
 async def _expire(caller: Caller, due_by: datetime) -> Done:

@@ -49,7 +49,7 @@ class Done(msgspec.Struct, kw_only=True):
     """What asking a vendor brought; `failures` are sentences without secrets and phone numbers.
 
     `answered` counts replies that told a state, `final` messages whose state changed by them.
-    `retry_after_seconds` is the vendor's own wish.
+    `retry_after_seconds` is the vendor's own wish; `refused`: it said no to all that we asked.
     """
 
     asked: int = 0
@@ -61,12 +61,23 @@ class Done(msgspec.Struct, kw_only=True):
     lost: int = 0
     failures: list[str] = []
     retry_after_seconds: float = 0.0
+    refused: bool = False
+
+    def fail(self, call: Call, error: GatewayError) -> None:
+        """Note what a call ended with."""
+        self.failures.append(f"{call}: {error}")
+        match error:
+            case Unavailable(retry_after_seconds=float(seconds)):
+                self.retry_after_seconds = max(self.retry_after_seconds, seconds)
+            case Refused():
+                self.refused = True
 
     def add(self, other: "Done") -> None:
         """Add what another pass did."""
         for name in ("asked", "answered", "final", "expired", "pages", "rows", "lost", "failures"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.retry_after_seconds = max(self.retry_after_seconds, other.retry_after_seconds)
+        self.refused = self.refused or other.refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

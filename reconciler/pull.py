@@ -20,7 +20,7 @@ import msgspec
 import stamina
 import structlog
 
-from gateways.errors import Garbled, GatewayError, Indeterminate, Malformed, Refused, Unavailable
+from gateways.errors import Garbled, GatewayError, Indeterminate, Malformed, Refused
 from gateways.gateway import Call, Reply
 from reconciler.lease import Lease, LeaseLost
 from reconciler.poll import Caller, Done
@@ -96,9 +96,7 @@ async def _read(
         reply = Reply(call=call, headers={}, body=error.body)
     except GatewayError as error:
         caller.count(call, error)
-        if isinstance(error, Unavailable):
-            done.retry_after_seconds = error.retry_after_seconds or 0.0
-        done.failures.append(f"{call}: {error}")
+        done.fail(call, error)
         await _finish(caller.pool, pull_id, "nothing", None, str(error))
         return 0
     page = Page(
@@ -173,7 +171,7 @@ async def _understand(caller: Caller, page: Page, stored: _Stored, done: Done) -
         log.exception("page.failed", account=page.account, call=page.call.value)
         failure = failure or Garbled(f"reading the page failed: {type(bug).__name__}")
     if failure is not None:
-        done.failures.append(f"{page.call}: {failure}")
+        done.fail(page.call, failure)
         log.error(
             "page.not_all_right", account=page.account, call=page.call.value, error=str(failure)
         )
@@ -206,6 +204,7 @@ async def _take_up(caller: Caller, call: Call, lease: Lease, folder: Path, done:
         await _understand(caller, page, stored, found)
         # What was wrong then is no reason not to read on now.
         found.failures.clear()
+        found.refused = False
         done.add(found)
     for row in await caller.pool.fetch(
         QUERIES["lose_pulls"], caller.name, call, lease.token, datetime.now(UTC)

@@ -7,6 +7,7 @@ import base64
 import binascii
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -62,6 +63,9 @@ REVIEW_COLUMNS = (
     "reason",
     "created_at",
     "updated_at",
+    "submitted_at",
+    "decided_at",
+    "waited_seconds",
 )
 INBOUND_COLUMNS = (
     "id",
@@ -74,6 +78,21 @@ INBOUND_COLUMNS = (
     "vendor_message_id",
     "source",
     "digest",
+)
+BALANCE_COLUMNS = ("account", "kind", "amount", "currency", "read_at", "call", "record")
+ORPHAN_COLUMNS = (
+    "id",
+    "account",
+    "vendor_message_id",
+    "phone",
+    "status",
+    "vendor_code",
+    "reason",
+    "reported_at",
+    "received_at",
+    "reports",
+    "source",
+    "record",
 )
 
 
@@ -382,7 +401,7 @@ async def review(connection: Any, account: str, kind: str, vendor_id: str) -> di
     return _review(row, await _review_history(connection, [row], kind))
 
 
-_History = dict[tuple[str, str], list[dict[str, Any]]]
+_History = dict[tuple[str, str], list[Any]]
 
 
 async def _review_history(connection: Any, rows: Sequence[Any], kind: str) -> _History:
@@ -394,27 +413,66 @@ async def _review_history(connection: Any, rows: Sequence[Any], kind: str) -> _H
     )
     history: _History = {}
     for word in words:
-        history.setdefault((word["account"], word["vendor_id"]), []).append(
+        history.setdefault((word["account"], word["vendor_id"]), []).append(word)
+    return history
+
+
+def _review(row: Any, history: _History) -> dict[str, Any]:
+    words = history.get((row["account"], row["vendor_id"]), [])
+    seconds, last = _waits(words)
+    return {
+        **{name: row[name] for name in REVIEW_COLUMNS[:-3]},
+        "created_at": rfc3339(row["created_at"]),
+        "updated_at": rfc3339(row["updated_at"]),
+        "submitted_at": rfc3339(last.submitted_at),
+        "decided_at": rfc3339(last.decided_at),
+        "waited_seconds": last.seconds,
+        "history": [
             {
                 "status": word["status"],
                 "vendor_code": word["vendor_code"],
                 "reason": word["reason"],
                 "updated_at": rfc3339(word["updated_at"]),
                 "received_at": rfc3339(word["received_at"]),
+                "waited_seconds": waited,
                 "source": word["source"],
                 "record": word["digest"].hex(),
             }
-        )
-    return history
-
-
-def _review(row: Any, history: _History) -> dict[str, Any]:
-    return {
-        **{name: row[name] for name in REVIEW_COLUMNS[:-2]},
-        "created_at": rfc3339(row["created_at"]),
-        "updated_at": rfc3339(row["updated_at"]),
-        "history": history.get((row["account"], row["vendor_id"]), []),
+            for word, waited in zip(words, seconds, strict=True)
+        ],
     }
+
+
+class _Wait(NamedTuple):
+    """When something was submitted and when decided, and how many seconds lie between."""
+
+    submitted_at: datetime | None = None
+    decided_at: datetime | None = None
+    seconds: int | None = None
+
+
+def _waits(words: Sequence[Any]) -> tuple[list[int | None], _Wait]:
+    """Say how long each decision of a history was waited for, and how the last submission stands.
+
+    `words` are oldest first. A word's time is the vendor's, or when it came if the vendor gave none.
+    A submission begins when the review was made, and again with the first pending word after a
+    decision. Pure.
+    """
+    wait = _Wait(words[0]["created_at"] if words else None)
+    decision: str | None = None
+    seconds: list[int | None] = []
+    for word in words:
+        at = word["updated_at"] or word["received_at"]
+        if word["status"] == "pending":
+            if decision is not None or wait.submitted_at is None:
+                wait, decision = _Wait(at), None
+        elif word["status"] in ("approved", "rejected") and word["status"] != decision:
+            # Another decision without a word between: corrected, and nobody told us when.
+            submitted = wait.submitted_at if decision is None else None
+            waited = None if submitted is None else max(0, round((at - submitted).total_seconds()))
+            wait, decision = _Wait(submitted, at, waited), word["status"]
+        seconds.append(wait.seconds if word["status"] == decision else None)
+    return seconds, wait
 
 
 async def inbound(
@@ -458,6 +516,86 @@ async def inbound(
     )
 
 
+async def balances(
+    connection: Any,
+    accounts: Sequence[str],
+    *,
+    kind: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    cursor: str | None,
+    limit: int,
+) -> Page:
+    """List readings of what accounts have left, the newest first."""
+    at, last_kind, last = key_of(cursor, datetime, str, bytes)
+    rows = await connection.fetch(
+        QUERIES["list_balances"],
+        list(accounts),
+        kind,
+        since,
+        until,
+        at,
+        last_kind,
+        last,
+        limit + 1,
+    )
+    return _page(
+        rows,
+        limit,
+        _balance,
+        lambda row: cursor_of(row["read_at"], row["kind"], row["digest"]),
+    )
+
+
+async def balances_of_record(connection: Any, account: str, digest: bytes) -> list[dict[str, Any]]:
+    """Return what a vendor said in one record that an account has left."""
+    rows = await connection.fetch(QUERIES["balances_of_record"], account, digest)
+    return [_balance(row) for row in rows]
+
+
+async def newest_balances(
+    connection: Any, accounts: Sequence[str]
+) -> list[tuple[str, str, Decimal]]:
+    """Return account, kind and amount of what each account had left when last it was said."""
+    rows = await connection.fetch(QUERIES["newest_balances"], list(accounts))
+    return [(row["account"], row["kind"], row["amount"]) for row in rows]
+
+
+async def orphans(
+    connection: Any,
+    accounts: Sequence[str],
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    cursor: str | None,
+    limit: int,
+) -> Page:
+    """List messages that vendors report on and the ledger does not know, the newest first."""
+    at, message_id, last = key_of(cursor, datetime, UUID, bytes)
+    rows = await connection.fetch(
+        QUERIES["list_orphans"], list(accounts), since, until, at, message_id, last, limit + 1
+    )
+    return _page(
+        rows,
+        limit,
+        lambda row: {
+            "id": str(row["message_id"]),
+            "account": row["account"],
+            "vendor_message_id": row["vendor_message_id"],
+            "phone": row["phone"],
+            "status": row["status"],
+            "vendor_code": row["vendor_code"],
+            "reason": row["reason"],
+            "reported_at": rfc3339(row["reported_at"]),
+            "received_at": rfc3339(row["received_at"]),
+            "reports": row["reports"],
+            "source": row["source"],
+            "record": row["digest"].hex(),
+        },
+        lambda row: cursor_of(row["received_at"], row["message_id"], row["fingerprint"]),
+    )
+
+
 async def statements(
     connection: Any, account: str | None, *, cursor: str | None, limit: int
 ) -> Page:
@@ -496,6 +634,7 @@ async def jobs(connection: Any) -> Page:
             "failures": row["failures"],
             "failures_in_row": row["failures_in_row"],
             "error": row["error"],
+            "again_at": rfc3339(row["again_at"]),
             "detail": row["detail"],
             "holder": row["holder"],
         }
@@ -599,6 +738,18 @@ def _message(row: Any) -> dict[str, Any]:
 
 def _vendor_message_id(row: Any) -> str | None:
     return None if row["status"] in _WITHOUT_VENDOR_ID else row["vendor_message_id"]
+
+
+def _balance(row: Any) -> dict[str, Any]:
+    return {
+        "account": row["account"],
+        "kind": row["kind"],
+        "amount": money(row["amount"]),
+        "currency": row["currency"],
+        "read_at": rfc3339(row["read_at"]),
+        "call": row["call"],
+        "record": row["digest"].hex(),
+    }
 
 
 def _run(row: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ BACKLOG_BYTES = Gauge(
 SETTLED = Counter(
     "huizhi_settled_total",
     "What settling made of records",
-    ["what"],  # reports, inbound, reviews, quarantined, messages
+    ["what"],  # reports, inbound, reviews, balances, quarantined, messages
 )
 VENDOR_CALLS = Counter(
     "huizhi_vendor_calls_total",
@@ -50,6 +50,12 @@ PULLED_ROWS = Counter(
 )
 LOST_PAGES = Counter(
     "huizhi_lost_pages_total", "Read-once pages that may have been lost on the way", ["account"]
+)
+BALANCE = Gauge(
+    "huizhi_balance",
+    "What an account had left when its vendor last said so",
+    ["account", "kind"],
+    multiprocess_mode="mostrecent",
 )
 
 

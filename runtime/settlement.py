@@ -20,6 +20,8 @@ import structlog
 from gateways.errors import Garbled, Indeterminate, Malformed, Refused
 from gateways.events import (
     Accepted,
+    Answer,
+    Balance,
     DeliveryReport,
     InboundMessage,
     Parsed,
@@ -44,6 +46,7 @@ class Settled(msgspec.Struct, kw_only=True):
     reports: int = 0
     inbound: int = 0
     reviews: int = 0
+    balances: int = 0
     quarantined: int = 0
     messages: int = 0
 
@@ -58,7 +61,9 @@ _UNSTORABLE = (
 # A row as its table's query takes it, under its key there.
 _ReportKey = tuple[int, UUID, bytes]
 _InboundKey = tuple[int, bytes]
+_INBOUND_ID = 8  # where a row of inbound has the vendor's id
 _ReviewKey = tuple[str, str, str, bytes]
+_BalanceKey = tuple[str, str, bytes]
 
 
 class _Understood(msgspec.Struct):
@@ -67,6 +72,7 @@ class _Understood(msgspec.Struct):
     reports: dict[_ReportKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
     inbound: dict[_InboundKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
     reviews: dict[_ReviewKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
+    balances: dict[_BalanceKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
     quarantined: dict[bytes, tuple[Any, ...]] = msgspec.field(default_factory=dict)
     outcomes: dict[UUID, Outcome] = msgspec.field(default_factory=dict)
     # By account: our reference handed back, with the phone and vendor id that it came with.
@@ -74,12 +80,21 @@ class _Understood(msgspec.Struct):
 
     def add(self, other: "_Understood") -> None:
         self.reports.update(other.reports)
-        self.inbound.update(other.inbound)
+        for row in other.inbound.values():
+            self.add_inbound(row)
         self.reviews.update(other.reviews)
+        self.balances.update(other.balances)
         self.quarantined.update(other.quarantined)
         self.outcomes.update(other.outcomes)
         for account, references in other.references.items():
             self.references.setdefault(account, {}).update(references)
+
+    def add_inbound(self, row: tuple[Any, ...]) -> None:
+        """Add a row, or to the one that is the same message the smaller of their ids, if any."""
+        known = self.inbound.setdefault(row[:2], row)
+        if (named := row[_INBOUND_ID]) is not None:
+            smaller = min(named, known[_INBOUND_ID] or named)
+            self.inbound[row[:2]] = (*known[:_INBOUND_ID], smaller, *known[_INBOUND_ID + 1 :])
 
     def quarantine(self, record: Record, reason: str) -> None:
         self.quarantined[record.digest] = (
@@ -237,13 +252,17 @@ def _rows(record: Record, parsed: Parsed) -> _Understood:
             case DeliveryReport():
                 _add_report(understood, record, event)
             case InboundMessage():
-                inbound = _inbound(record, event)
-                understood.inbound[inbound[:2]] = inbound
+                understood.add_inbound(_inbound(record, event))
             case ReviewResult():
                 review = _review(record, event)
                 understood.reviews[review[:4]] = review
             case Accepted() | Rejected() if record.call == Call.SEND:
                 pass
+            case Balance():
+                balance = _balance(record, event)
+                understood.balances[balance[:3]] = balance
+            case Answer():
+                pass  # for whoever asked; its record is all that is kept
             case _:
                 raise TypeError(type(event).__name__)
     if record.call == Call.SEND:
@@ -298,14 +317,16 @@ def _add_report(understood: _Understood, record: Record, event: DeliveryReport) 
 
 
 def _inbound(record: Record, event: InboundMessage) -> tuple[Any, ...]:
+    sent = _seconds(event.sent_at)
     return (
         shard_of(record.account, event.phone),
+        # A vendor's list may leave out the id that its push has; where there is a time, that will do.
         text_digest(
             event.phone,
             event.content,
-            _seconds(event.sent_at),
+            sent,
             event.extension,
-            event.vendor_message_id,
+            event.vendor_message_id if sent is None else None,
         ),
         record.account,
         event.phone,
@@ -341,6 +362,20 @@ def _review(record: Record, event: ReviewResult) -> tuple[Any, ...]:
     )
 
 
+def _balance(record: Record, event: Balance) -> tuple[Any, ...]:
+    if not event.amount.is_finite():
+        raise ValueError("a balance that is no number")
+    return (
+        record.account,
+        event.kind,
+        record.digest,
+        record.received_at,
+        event.amount,
+        event.currency,
+        record.call,
+    )
+
+
 def _seconds(at: datetime | None) -> float | None:
     if at is None:
         return None
@@ -365,6 +400,7 @@ async def _settle(
         reports=len(understood.reports),
         inbound=len(understood.inbound),
         reviews=len(understood.reviews),
+        balances=len(understood.balances),
         quarantined=len(understood.quarantined),
         messages=messages,
     )
@@ -399,6 +435,8 @@ async def _add(connection: Any, understood: _Understood, now: datetime) -> None:
     if understood.reviews:
         await connection.execute(QUERIES["add_review_results"], *_columns(understood.reviews))
         await connection.execute(QUERIES["know_reviews"], *_columns(understood.reviews)[:3], now)
+    if understood.balances:
+        await connection.execute(QUERIES["add_balances"], *_columns(understood.balances))
     if understood.quarantined:
         await connection.execute(QUERIES["quarantine"], *_columns(understood.quarantined), now)
 

@@ -36,12 +36,13 @@ SET
     runs = j.runs + 1;
 
 -- name: job_finished
--- Notes how a job ended: $4 is null for success, else what went wrong.
+-- Notes how a job ended: $4 is null for success, else what went wrong, and $6 when it is tried again.
 UPDATE jobs
 SET
     finished_at = $3,
     failures = failures + CASE WHEN $4::text IS NULL THEN 0 ELSE 1 END,
     failures_in_row = CASE WHEN $4::text IS NULL THEN 0 ELSE failures_in_row + 1 END,
     error = $4,
-    detail = $5::jsonb
+    detail = $5::jsonb,
+    again_at = $6
 WHERE name = $1 AND account = $2;

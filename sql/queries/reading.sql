@@ -356,6 +356,7 @@ SELECT
     h.status,
     h.vendor_code,
     h.reason,
+    h.created_at,
     h.updated_at,
     h.received_at,
     h.source,
@@ -404,6 +405,149 @@ CROSS JOIN LATERAL (
 ORDER BY i.received_at DESC, i.fingerprint DESC
 LIMIT $7;
 
+-- name: list_balances
+-- Lists readings of what some accounts have left, the newest first.
+SELECT
+    b.account,
+    b.kind,
+    b.amount,
+    b.currency,
+    b.read_at,
+    b.call,
+    b.digest
+FROM unnest($1::text[]) AS a (account)
+CROSS JOIN LATERAL (
+    SELECT
+        c.account,
+        c.kind,
+        c.amount,
+        c.currency,
+        c.read_at,
+        c.call,
+        c.digest
+    FROM balances AS c
+    WHERE
+        c.account = a.account
+        AND ($2::text IS NULL OR c.kind = $2)
+        AND ($3::timestamptz IS NULL OR c.read_at >= $3)
+        AND ($4::timestamptz IS NULL OR c.read_at < $4)
+        AND ($5::timestamptz IS NULL OR (c.read_at, c.kind, c.digest) < ($5, $6::text, $7::bytea))
+    ORDER BY c.read_at DESC, c.kind DESC, c.digest DESC
+    LIMIT $8
+) AS b
+ORDER BY b.read_at DESC, b.kind DESC, b.digest DESC
+LIMIT $8;
+
+-- name: balances_of_record
+-- Reads what a vendor said in one record that an account has left.
+SELECT
+    account,
+    kind,
+    amount,
+    currency,
+    read_at,
+    call,
+    digest
+FROM balances
+WHERE account = $1 AND digest = $2
+ORDER BY kind;
+
+-- name: newest_balances
+-- Reads what each of some accounts had left when its vendor last said so, of each kind, skipping from kind
+-- to kind so that the readings before are not looked at.
+WITH RECURSIVE kinds AS (
+    SELECT
+        a.account,
+        (SELECT min(b.kind) FROM balances AS b WHERE b.account = a.account) AS kind
+    FROM unnest($1::text[]) AS a (account)
+    UNION ALL
+    SELECT
+        k.account,
+        (SELECT min(b.kind) FROM balances AS b WHERE b.account = k.account AND b.kind > k.kind)
+    FROM kinds AS k
+    WHERE k.kind IS NOT NULL
+)
+
+SELECT
+    k.account,
+    k.kind,
+    n.amount
+FROM kinds AS k
+CROSS JOIN LATERAL (
+    SELECT b.amount
+    FROM balances AS b
+    WHERE b.account = k.account AND b.kind = k.kind
+    ORDER BY b.read_at DESC, b.digest DESC
+    LIMIT 1
+) AS n;
+
+-- name: list_orphans
+-- Lists messages that the ledger does not know, of some accounts, by the first report that came of each, the
+-- newest first; their state is the fold of their reports.
+SELECT
+    o.message_id,
+    o.account,
+    o.vendor_message_id,
+    o.phone,
+    o.received_at,
+    o.fingerprint,
+    s.status,
+    s.vendor_code,
+    s.reason,
+    s.reported_at,
+    s.source,
+    s.digest,
+    s.reports
+FROM unnest($1::text[]) AS a (account)
+CROSS JOIN LATERAL (
+    SELECT
+        r.shard,
+        r.message_id,
+        r.account,
+        r.vendor_message_id,
+        r.phone,
+        r.received_at,
+        r.fingerprint
+    FROM reports AS r
+    WHERE
+        r.account = a.account
+        AND r.orphan
+        AND NOT r.alternate
+        AND ($2::timestamptz IS NULL OR r.received_at >= $2)
+        AND ($3::timestamptz IS NULL OR r.received_at < $3)
+        AND ($4::timestamptz IS NULL OR (r.received_at, r.message_id, r.fingerprint) < ($4, $5::uuid, $6::bytea))
+        AND NOT EXISTS (
+            SELECT 1
+            FROM reports AS e
+            WHERE
+                e.shard = r.shard
+                AND e.message_id = r.message_id
+                AND (e.received_at, e.fingerprint) < (r.received_at, r.fingerprint)
+        )
+    ORDER BY r.received_at DESC, r.message_id DESC, r.fingerprint DESC
+    LIMIT $7
+) AS o
+CROSS JOIN LATERAL (
+    SELECT
+        r.status,
+        r.vendor_code,
+        r.reason,
+        r.reported_at,
+        r.source,
+        r.digest,
+        count(*) OVER () AS reports
+    FROM reports AS r
+    WHERE r.shard = o.shard AND r.message_id = o.message_id
+    ORDER BY
+        r.status NOT IN ('delivered', 'failed'),
+        r.reported_at NULLS LAST,
+        r.status,
+        r.fingerprint
+    LIMIT 1
+) AS s
+ORDER BY o.received_at DESC, o.message_id DESC, o.fingerprint DESC
+LIMIT $7;
+
 -- name: answers
 -- Proves that the database answers.
 SELECT 1;
@@ -419,6 +563,7 @@ SELECT
     j.failures,
     j.failures_in_row,
     j.error,
+    j.again_at,
     j.detail,
     l.holder
 FROM jobs AS j

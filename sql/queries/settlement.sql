@@ -226,8 +226,9 @@ CROSS JOIN LATERAL (
 ) AS early;
 
 -- name: add_inbound
--- Adds inbound messages; one known already changes nothing.
-INSERT INTO inbound (
+-- Adds inbound messages; one known already changes nothing, but for a vendor's id that it lacked (of several
+-- the smallest, so that arrival order never matters).
+INSERT INTO inbound AS i (
     shard,
     fingerprint,
     account,
@@ -277,7 +278,9 @@ FROM unnest(
     source,
     digest
 )
-ON CONFLICT (shard, fingerprint) DO NOTHING;
+ON CONFLICT (shard, fingerprint) DO UPDATE
+SET vendor_message_id = least(i.vendor_message_id COLLATE "C", excluded.vendor_message_id)
+WHERE i.vendor_message_id IS DISTINCT FROM least(i.vendor_message_id COLLATE "C", excluded.vendor_message_id);
 
 -- name: add_review_results
 -- Adds words on signs and templates to the set; one known already changes nothing.
@@ -349,6 +352,21 @@ FROM unnest(
 )
 ON CONFLICT (account, kind, vendor_id, fingerprint) DO NOTHING;
 
+-- name: add_balances
+-- Adds readings of what accounts have left; one known already changes nothing.
+INSERT INTO balances (account, kind, digest, read_at, amount, currency, call)
+SELECT t.account, t.kind, t.digest, t.read_at, t.amount, t.currency, t.call
+FROM unnest(
+    $1::text[],
+    $2::text[],
+    $3::bytea[],
+    $4::timestamptz[],
+    $5::numeric[],
+    $6::text[],
+    $7::text[]
+) AS t (account, kind, digest, read_at, amount, currency, call)
+ON CONFLICT (account, kind, digest) DO NOTHING;
+
 -- name: know_reviews
 -- Makes sure that a row stands for each sign or template, so that it can be locked.
 INSERT INTO reviews (account, kind, vendor_id, status, next_poll_at)
@@ -373,7 +391,8 @@ FOR UPDATE OF r;
 -- name: settle_reviews
 -- Folds all words on the given signs and templates into their state; run it after lock_reviews.
 -- The newest by the vendor's own update time stands: a corrected sign is submitted again under its id.
--- At one time a decision stands before pending, an unknown status never decides.
+-- At one time a decision stands before pending, an unknown status never decides. Deleted stands before
+-- everything: an id is not used again. What it was, the newest word with a name then says.
 WITH touched AS (
     SELECT DISTINCT u.account, u.kind, u.vendor_id
     FROM unnest($1::text[], $2::text[], $3::text[]) AS u (account, kind, vendor_id)
@@ -399,10 +418,32 @@ folded AS (
         r.account,
         r.kind,
         r.vendor_id,
+        r.status <> 'deleted',
         r.status = 'unknown',
         r.updated_at DESC NULLS LAST,
         r.status = 'pending',
         r.status DESC,
+        r.fingerprint
+),
+
+described AS (
+    SELECT DISTINCT ON (r.account, r.kind, r.vendor_id)
+        r.account,
+        r.kind,
+        r.vendor_id,
+        r.name,
+        r.content,
+        r.remark,
+        r.created_at
+    FROM folded AS f
+    INNER JOIN review_results AS r
+        ON f.account = r.account AND f.kind = r.kind AND f.vendor_id = r.vendor_id
+    WHERE f.status = 'deleted' AND r.name IS NOT NULL
+    ORDER BY
+        r.account,
+        r.kind,
+        r.vendor_id,
+        r.updated_at DESC NULLS LAST,
         r.fingerprint
 )
 
@@ -410,17 +451,20 @@ UPDATE reviews AS v
 SET
     status = f.status,
     vendor_code = f.vendor_code,
-    name = f.name,
-    content = f.content,
-    remark = f.remark,
+    name = coalesce(f.name, d.name),
+    content = coalesce(f.content, d.content),
+    remark = coalesce(f.remark, d.remark),
     reason = f.reason,
-    created_at = f.created_at,
+    created_at = coalesce(f.created_at, d.created_at),
     updated_at = f.updated_at,
     next_poll_at = CASE
-        WHEN f.status NOT IN ('approved', 'rejected') THEN coalesce(v.next_poll_at, $4::timestamptz)
+        WHEN f.status NOT IN ('approved', 'rejected', 'deleted')
+            THEN coalesce(v.next_poll_at, $4::timestamptz)
     END,
-    polls = CASE WHEN f.status NOT IN ('approved', 'rejected') THEN v.polls ELSE 0 END
+    polls = CASE WHEN f.status NOT IN ('approved', 'rejected', 'deleted') THEN v.polls ELSE 0 END
 FROM folded AS f
+LEFT JOIN described AS d
+    ON f.account = d.account AND f.kind = d.kind AND f.vendor_id = d.vendor_id
 WHERE v.account = f.account AND v.kind = f.kind AND v.vendor_id = f.vendor_id;
 
 -- name: quarantine

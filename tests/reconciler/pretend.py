@@ -127,6 +127,12 @@ def page(rows: list[str]) -> bytes:
     return f'<?xml version="1.0" encoding="utf-8"?><returnsms>{boxes}</returnsms>'.encode()
 
 
+OVERAGE = (
+    "<returnsms><returnstatus>Sucess</returnstatus><message></message><payinfo>预付费</payinfo>"
+    "<overage>100</overage><sendTotal>500</sendTotal></returnsms>"
+).encode()
+
+
 class Box:
     """The reports that thinksms holds for us: each handed out once. Counts readers that overlap."""
 
@@ -140,6 +146,8 @@ class Box:
     def answer(self, path: str, params: dict[str, str]) -> Answer:
         if path == "/callApi.aspx":
             return Answer(page([]))
+        if path == "/sms.aspx":
+            return Answer(OVERAGE)
         with self._lock:
             self._readers += 1
             self.overlaps += self._readers > 1

@@ -168,6 +168,8 @@ LISTS = (
     "/v1/signs",
     "/v1/templates",
     "/v1/inbound",
+    "/v1/balances",
+    "/v1/orphans",
     "/v1/pulls",
 )
 PATHS = (
@@ -296,7 +298,9 @@ async def test_bad_parameters_of_single_lists_are_400(api: Api) -> None:
     }
 
 
-@pytest.mark.parametrize("path", ["/v1/messages", "/v1/callbacks", "/v1/inbound"])
+@pytest.mark.parametrize(
+    "path", ["/v1/messages", "/v1/callbacks", "/v1/inbound", "/v1/balances", "/v1/orphans"]
+)
 async def test_times_want_an_offset(api: Api, path: str) -> None:
     for name in ("from", "to"):
         for at in (
@@ -333,6 +337,7 @@ async def test_while_the_database_is_away_it_is_503(database: Database) -> None:
         problem(await api.get("/nowhere"), 404)
         assert (await api.get("/health/live")).status_code == 200
         assert (await api.get("/health/ready")).status_code == 503
+        assert (await api.get("/metrics")).status_code == 200
 
 
 # --- whatever is asked -------------------------------------------------------------------------------
@@ -712,6 +717,13 @@ async def test_every_list_is_paged_whole(api: Api, pool: Any) -> None:
             pushed({"action": "sign", "sign": review}),
             pushed({"action": "template", "template": {**review, "content": "c"}}),
             pushed(sms.encode(), "sms"),
+            pushed(report(f"nobody-{number}", 1, "2024-10-05 09:30:05")),
+        )
+        await pool.execute(
+            "INSERT INTO balances (account, kind, digest, read_at, amount)"
+            " VALUES ('sms', 'overage', sha256($1::text::bytea), $2, 1)",
+            str(number),
+            NOW,
         )
         await pool.execute(
             "INSERT INTO pulls (id, account, call, token, asked_rows, state, intended_at)"
@@ -720,7 +732,7 @@ async def test_every_list_is_paged_whole(api: Api, pool: Any) -> None:
         )
     for path in LISTS:
         whole = (await got(api, path))["items"]
-        expected = 20 if path == "/v1/callbacks" else 5
+        expected = 25 if path == "/v1/callbacks" else 5
         assert len(whole) == expected, path
         for limit in (1, 2, 5):
             assert await paged(api, path, nothing, limit=limit) == whole
@@ -730,6 +742,70 @@ async def test_every_list_is_paged_whole(api: Api, pool: Any) -> None:
     run = (await got(api, "/v1/reconciliations"))["items"][-1]
     below = f"/v1/reconciliations/{run['id']}/discrepancies"
     assert await paged(api, below, nothing, limit=1) == (await got(api, below))["items"] != []
+
+
+async def _keep_balance(pool: Any, kind: str, amount: str, at: datetime) -> None:
+    await pool.execute(
+        "INSERT INTO balances (account, kind, digest, read_at, amount, currency, call)"
+        " VALUES ('sms', $1, sha256($2::text::bytea), $3, $2::text::numeric, 'CNY', 'query_balance')",
+        kind,
+        amount,
+        at,
+    )
+
+
+async def test_balances_are_listed_by_kind_and_time_and_the_newest_is_a_metric(
+    api: Api, pool: Any
+) -> None:
+    day = timedelta(days=1)
+    await _keep_balance(pool, "余额", "100.50", NOW)
+    await _keep_balance(pool, "余额", "-3.250", NOW + day)
+    await _keep_balance(pool, "gift", "7", NOW)
+    items = (await got(api, "/v1/balances"))["items"]
+    assert [(item["kind"], item["amount"]) for item in items] == [
+        ("余额", "-3.25"),
+        ("余额", "100.5"),
+        ("gift", "7"),
+    ]
+    assert items[0] | {"record": None} == {
+        "account": "sms",
+        "kind": "余额",
+        "amount": "-3.25",
+        "currency": "CNY",
+        "read_at": "2024-10-21T00:00:00Z",
+        "call": "query_balance",
+        "record": None,
+    }
+    later = (NOW + day).isoformat()
+    assert (await got(api, "/v1/balances", kind="gift"))["items"] == items[2:]
+    assert (await got(api, "/v1/balances", **{"from": later}))["items"] == items[:1]
+    assert (await got(api, "/v1/balances", to=later))["items"] == items[1:]
+    assert (await got(api, "/v1/balances", account="think"))["items"] == []
+    shown = (await api.get("/metrics")).text
+    assert 'huizhi_balance{account="sms",kind="余额"} -3.25\n' in shown
+    assert 'huizhi_balance{account="sms",kind="gift"} 7.0\n' in shown
+
+
+async def test_orphans_are_listed_until_they_are_registered(api: Api, pool: Any) -> None:
+    await store(pool, pushed(report("a", 0, "2024-10-05 09:30:05")))
+    await store(pool, pushed(report("a", 1, "2024-10-05 09:30:09"), at=NOW + timedelta(hours=1)))
+    await store(pool, pushed(report("b", 0, None), at=NOW + timedelta(hours=2)))
+    items = (await got(api, "/v1/orphans"))["items"]
+    assert [(item["vendor_message_id"], item["status"], item["reports"]) for item in items] == [
+        ("b", "pending", 1),
+        ("a", "delivered", 2),
+    ]
+    assert items[1]["received_at"] == "2024-10-20T00:00:00Z"
+    assert items[1]["reported_at"] == "2024-10-05T01:30:09Z"
+    body = await api.get(f"/v1/callbacks/{items[1]['record']}/body")
+    assert body.json() == report("a", 1, "2024-10-05 09:30:09")
+    since = {"from": (NOW + timedelta(hours=1)).isoformat()}
+    assert (await got(api, "/v1/orphans", **since))["items"] == items[:1]
+    assert (await got(api, "/v1/orphans", account="sms"))["items"] == []
+    assert (await register(api, ROW))["recorded"] == 1
+    assert (await got(api, "/v1/orphans"))["items"] == items[:1]
+    # The id it was listed by is the message's.
+    assert (await got(api, f"/v1/messages/{items[1]['id']}"))["status"] == "delivered"
 
 
 # --- files of lists ----------------------------------------------------------------------------------

@@ -2,17 +2,18 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
+from every_call import asking, no, told
 from pretend import Answer, Vendor, refusal, serving, settings
 
 from gateways.errors import Garbled, Indeterminate, Refused, Unavailable, Unsupported
-from gateways.events import ReviewKind
+from gateways.events import ReviewKind, ReviewResult, ReviewStatus
 from gateways.http import open_client
 from reconciler import reading, reviews
 from reconciler.poll import Caller, callers, poll_reviews
@@ -318,3 +319,174 @@ async def test_a_vendor_without_reviews_is_not_called(pool: Any, tmp_path: Path)
         with pytest.raises(Unsupported):
             await reviews.query(caller, ReviewKind.SIGN, "1")
         assert vendor.requests == []
+
+
+# --- deletion, and how long decisions are waited for, at a vendor that makes every call ----------------
+
+T0 = datetime(2026, 10, 1, 9, tzinfo=UTC)
+
+
+def _word(status: str, minute: float | None, kind: ReviewKind = ReviewKind.SIGN) -> ReviewResult:
+    return ReviewResult(
+        kind=kind,
+        vendor_id="7",
+        status=ReviewStatus(status),
+        vendor_code=status[0],
+        reason="资质不符" if status == "rejected" else None,
+        created_at=T0,
+        updated_at=None if minute is None else T0 + timedelta(minutes=minute),
+    )
+
+
+@both
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_deleted_one_stays_deleted_and_is_asked_about_no_more(
+    pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: ReviewKind, known: bool
+) -> None:
+    asked = told(_word("approved", 5, kind))
+
+    def answer(path: str, params: dict[str, str]) -> Answer:
+        assert params == {"id": "7"}
+        # Deleting has no time of the vendor's.
+        return told(_word("deleted", None, kind)) if "delete" in path else asked
+
+    async with asking(pool, tmp_path, monkeypatch, answer) as (caller, vendor, _):
+        if known:
+            await reviews.query(caller, kind, "7")
+        row = await reviews.delete(caller, kind, "7")
+        assert (row["vendor_id"], row["status"]) == ("7", "deleted")
+        assert vendor.requests[-1][0] == f"/main/delete_{kind}"
+        assert (await poll_reviews(caller, all_now=True)).asked == 0
+        # Whatever is said of it later, or was said before and comes late.
+        for late in (_word("pending", 60, kind), _word("rejected", 90, kind)):
+            asked = told(late)
+            assert (await reviews.query(caller, kind, "7"))["status"] == "deleted"
+        assert (await poll_reviews(caller, all_now=True)).asked == 0
+        page = await reading.reviews(pool, ["main"], kind, status="deleted", cursor=None, limit=10)
+        assert [item["vendor_id"] for item in page.items] == ["7"]
+        assert await reviews.delete(caller, kind, "7") == page.items[0]
+    stored = await pool.fetchrow("SELECT subject FROM records WHERE call = $1", f"delete_{kind}")
+    assert stored["subject"] == "7"
+
+
+async def test_a_deleted_one_is_still_shown_as_what_it_was(
+    pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def word(status: ReviewStatus, name: str | None, minute: int | None) -> Answer:
+        return told(
+            ReviewResult(
+                kind=ReviewKind.TEMPLATE,
+                vendor_id="7",
+                status=status,
+                vendor_code="",
+                name=name,
+                content=name and f"{name}${{code}}",
+                remark=name and "通知",
+                created_at=T0 if name else None,
+                updated_at=None if minute is None else T0 + timedelta(minutes=minute),
+            )
+        )
+
+    said = [
+        word(ReviewStatus.REJECTED, "旧", 1),
+        word(ReviewStatus.APPROVED, "新", 5),
+        word(ReviewStatus.DELETED, None, None),
+    ]
+    shown = []
+    for order in (said, said[::-1]):
+        await pool.execute("TRUNCATE reviews, review_results, records")
+        answers = iter(order)
+        async with asking(pool, tmp_path, monkeypatch, lambda *_, a=answers: next(a)) as (
+            caller,
+            _,
+            __,
+        ):
+            for _ in order:
+                row = await reviews.query(caller, ReviewKind.TEMPLATE, "7")
+        shown.append([row[name] for name in ("status", "name", "content", "remark", "created_at")])
+    assert shown == [["deleted", "新", "新${code}", "通知", _after(0)]] * 2
+
+
+async def test_what_the_vendor_does_not_delete_stands(
+    pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = told(_word("pending", 0))
+    async with asking(pool, tmp_path, monkeypatch, lambda *_: said) as (caller, _, __):
+        before = await reviews.query(caller, ReviewKind.SIGN, "7")
+        said = no("5", "在用的签名不能删除")
+        with pytest.raises(Refused, match="with 5: 在用的签名不能删除"):
+            await reviews.delete(caller, ReviewKind.SIGN, "7")
+        said = told(rows=0)
+        with pytest.raises(Garbled, match="does not hold what was asked for"):
+            await reviews.delete(caller, ReviewKind.SIGN, "7")
+        row = await reading.review(pool, "main", "sign", "7")
+        assert row == before
+
+
+def _after(minute: float) -> str:
+    return (T0 + timedelta(minutes=minute)).isoformat().replace("+00:00", "Z")
+
+
+@pytest.mark.parametrize(
+    ("words", "waits", "submitted", "decided"),
+    [
+        ([("pending", 0)], [None], 0, None),
+        ([("pending", 0), ("approved", 30)], [None, 1800], 0, 30),
+        ([("pending", 3), ("pending", 5), ("approved", 30)], [None, None, 1800], 0, 30),
+        ([("approved", 30)], [1800], 0, 30),
+        ([("pending", 0), ("unknown", 5), ("rejected", 8)], [None, None, 480], 0, 8),
+        ([("pending", 0), ("rejected", 8), ("rejected", 9)], [None, 480, 480], 0, 8),
+        (
+            [("pending", 0), ("rejected", 8), ("pending", 60), ("approved", 61)],
+            [None, 480, None, 60],
+            60,
+            61,
+        ),
+        ([("pending", 0), ("rejected", 8), ("pending", 60)], [None, 480, None], 60, None),
+        ([("pending", 0), ("rejected", 8), ("approved", 61)], [None, 480, None], None, 61),
+        ([("pending", 0), ("approved", 8), ("deleted", 90)], [None, 480, None], 0, 8),
+        ([("pending", 0), ("deleted", 90)], [None, None], 0, None),
+        ([("approved", -5)], [0], 0, -5),
+    ],
+)
+async def test_waiting_is_from_submission_to_decision_each_time(
+    pool: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[tuple[str, float]],
+    waits: list[int | None],
+    submitted: float | None,
+    decided: float | None,
+) -> None:
+    answers = iter([told(_word(status, minute)) for status, minute in words])
+    async with asking(pool, tmp_path, monkeypatch, lambda *_: next(answers)) as (caller, _, __):
+        for _ in words:
+            row = await reviews.query(caller, ReviewKind.SIGN, "7")
+    assert [each["waited_seconds"] for each in row["history"]] == waits
+    assert row["submitted_at"] == (None if submitted is None else _after(submitted))
+    assert row["decided_at"] == (None if decided is None else _after(decided))
+    decisions = [
+        wait
+        for (status, _), wait in zip(words, waits, strict=True)
+        if status in ("approved", "rejected")
+    ]
+    assert row["waited_seconds"] == (None if decided is None else decisions[-1])
+    assert [each["reason"] for each in row["history"]] == [
+        "资质不符" if status == "rejected" else None for status, _ in words
+    ]
+
+
+async def test_where_the_vendor_gives_no_time_waiting_goes_by_our_clock(
+    pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def word(status: ReviewStatus) -> Answer:
+        return told(
+            ReviewResult(kind=ReviewKind.SIGN, vendor_id="7", status=status, vendor_code="")
+        )
+
+    answers = iter([word(ReviewStatus.PENDING), word(ReviewStatus.APPROVED)])
+    async with asking(pool, tmp_path, monkeypatch, lambda *_: next(answers)) as (caller, _, __):
+        await reviews.query(caller, ReviewKind.SIGN, "7")
+        await pool.execute("UPDATE review_results SET received_at = received_at - interval '1 day'")
+        row = await reviews.query(caller, ReviewKind.SIGN, "7")
+    assert row["waited_seconds"] == pytest.approx(86_400, abs=60)

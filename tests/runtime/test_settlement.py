@@ -9,6 +9,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateways.events import (
+    Balance,
     DeliveryReport,
     InboundMessage,
     Parsed,
@@ -610,6 +612,49 @@ async def test_same_reports_from_many_at_once_never_deadlock(pool: Any) -> None:
     assert {row["status"] for row in rows} == {"delivered"}
 
 
+# Inbound messages, which a vendor may tell of twice: pushed with its id, listed without.
+
+
+def inbound_of(*told: InboundMessage) -> dict[str, AccountSettings]:
+    """The accounts, ThinkAPI's parser giving of `told` those that a body counts up to a digit each."""
+    return parsing(
+        lambda callback, _: Parsed(
+            events=tuple(told[int(digit)] for digit in callback.body.decode()), rows=1
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "bodies", [["01234"], ["43210"], *map(list, itertools.permutations("012"))]
+)
+async def test_an_inbound_message_told_with_and_without_its_id_is_one(
+    pool: Any, bodies: list[str]
+) -> None:
+    told = [
+        bad_inbound(vendor_message_id="b"),
+        bad_inbound(),
+        bad_inbound(vendor_message_id="a"),
+        bad_inbound(extension="9"),
+        bad_inbound(content="T"),
+    ]
+    for body in bodies:
+        await settle(pool, [body.encode()], inbound_of(*told))
+    rows = await pool.fetch(
+        "SELECT content, extension, vendor_message_id FROM inbound ORDER BY 1, 2"
+    )
+    found = {tuple(row) for row in rows}
+    others = {("退订", "9", None), ("T", None, None)} if len(bodies) == 1 else set()
+    assert found == {("退订", None, "a")} | others
+    assert len(rows) == len(found)
+
+
+async def test_inbound_messages_without_a_time_are_told_apart_by_their_ids(pool: Any) -> None:
+    told = [bad_inbound(sent_at=None, vendor_message_id=id) for id in ("a", "b", None)]
+    await settle(pool, [b"012", b"210"], inbound_of(*told))
+    rows = await pool.fetch("SELECT vendor_message_id FROM inbound")
+    assert sorted(row[0] or "" for row in rows) == ["", "a", "b"]
+
+
 # Records that break what handles them.
 
 
@@ -663,6 +708,11 @@ POISON: dict[str, Any] = {
     "NUL in a text": bad_inbound(content="\0"),
     "a phone longer than an index holds": bad_inbound(phone=INCOMPRESSIBLE),
     "no content": bad_inbound(content=None),
+    "a balance that is no number": Balance(kind="b", amount=Decimal("NaN")),
+    "a balance that is no decimal": Balance(kind="b", amount=1.5),  # type: ignore[arg-type]
+    "a balance without end": Balance(kind="b", amount=Decimal("-Infinity")),
+    "a balance of more digits than there are": Balance(kind="b", amount=Decimal("1e200000")),
+    "NUL in a balance's kind": Balance(kind="\0", amount=Decimal(1)),
     "a review of no kind": bad_review(kind="banner"),
     "a review's id longer than an index holds": bad_review(vendor_id=INCOMPRESSIBLE),
     "a review's status of no name": bad_review(status="maybe"),

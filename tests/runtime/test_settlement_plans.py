@@ -43,6 +43,9 @@ SELECT
     '', '{}', 'x'
 FROM generate_series(1, 100000) AS n;
 INSERT INTO quarantine SELECT digest, account, received_at, now(), 'x' FROM records LIMIT 20;
+INSERT INTO balances (account, kind, digest, read_at, amount)
+SELECT 'acc', CASE WHEN n % 2 = 0 THEN 'a' ELSE 'b' END, sha256(n::text::bytea), now() - n * interval '1 s', n
+FROM generate_series(1, 100000) AS n;
 ANALYZE;
 """
 BURST = r"""
@@ -142,6 +145,9 @@ async def test_hot_queries_look_at_their_own_rows_only(crowded: Any) -> None:
             ],
             "list_callbacks": ["ARRAY['acc']", *page],
             "list_callbacks_left": ["ARRAY['acc']", "'quarantined'", *page[1:]],
+            "list_orphans": ["ARRAY['acc']", *page],
+            "list_balances": ["ARRAY['acc']", "NULL", *page[1:5], "NULL", "101"],
+            "newest_balances": ["ARRAY['acc', 'other']"],
             "reports_of_message": [str(some[0]["shard"]), f"'{some[0]['id']}'"],
         }.items()
     }

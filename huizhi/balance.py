@@ -1,0 +1,109 @@
+"""`huizhi balance`: what accounts have left."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import rich_click as click
+from rich.console import Console
+
+from gateways.errors import GatewayError
+from huizhi import cli_config
+from huizhi.options import (
+    OUTPUTS,
+    account_of,
+    offered,
+    one_page,
+    output_option,
+    say,
+    show_list,
+    span_of,
+    span_options,
+    with_callers,
+    with_pool,
+)
+from reconciler import balances, reading
+from reconciler.poll import Caller
+from runtime import Problem
+from runtime.settings import Settings
+
+_UNASKED = 2
+
+
+@click.command()
+@click.option("--account", help="Only this account; else all.")
+@click.option("--history", is_flag=True, help="List the readings kept here, and ask nobody.")
+@span_options
+@output_option(*OUTPUTS)
+def balance(
+    account: str | None, history: bool, since: str | None, until: str | None, output: str
+) -> int:
+    """Ask the vendors now what the accounts have left, and keep what they say.
+
+    With `--history` lists what they have said, the newest first, also when they sent; `--from` and
+    `--to` belong to it. Exits with 2 if a vendor could not be asked, or did not answer.
+    """
+    settings = cli_config.settings()
+    if history:
+        return _history(settings, account, since, until, output)
+    if since is not None or until is not None:
+        raise Problem("--from and --to go with --history")
+    if account is not None:
+        offered(settings, account, "query_balance", "balance")
+    asked = [
+        name
+        for name, each in settings.accounts.items()
+        if account in (None, name) and "query_balance" in each.gateway.supports
+    ]
+    if not asked:
+        raise Problem("no account's vendor offers `balance`")
+
+    async def work(asking: Mapping[str, Caller]) -> int:
+        with Console(stderr=True).status("Asking the vendors"):
+            told = await asyncio.gather(
+                *(balances.read(asking[name]) for name in asked), return_exceptions=True
+            )
+        rows: list[dict[str, Any]] = []
+        failures: list[str] = []
+        for name, each in zip(asked, told, strict=True):
+            if isinstance(each, GatewayError):
+                failures.append(f"{name}: {each}")
+            elif isinstance(each, BaseException):
+                raise each
+            else:
+                rows += each
+        if rows or not failures:
+            await show_list(one_page(rows), reading.BALANCE_COLUMNS, output)
+        for failure in failures:
+            say(failure)
+        return _UNASKED if failures else 0
+
+    return with_callers(settings, "balance", work)
+
+
+def _history(
+    settings: Settings, account: str | None, since: str | None, until: str | None, output: str
+) -> int:
+    if account is not None:
+        account_of(settings, account)
+    first, last = span_of(settings, account, since, until)
+    accounts = sorted(settings.accounts) if account is None else [account]
+
+    async def work(pool: Any) -> int:
+        async with pool.acquire() as connection:
+            await show_list(
+                lambda cursor: reading.balances(
+                    connection,
+                    accounts,
+                    kind=None,
+                    since=first,
+                    until=last,
+                    cursor=cursor,
+                    limit=reading.MAX_LIMIT,
+                ),
+                reading.BALANCE_COLUMNS,
+                output,
+            )
+        return 0
+
+    return with_pool(settings, "balance", work)
