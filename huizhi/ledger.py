@@ -18,8 +18,9 @@ def sent() -> None:
 @sent.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--account", help="For files whose rows do not name one.")
+@click.option("--sheet", help="Of a workbook with several.")
 @output_option("table", "json")
-def import_(file: Path, account: str | None, output: str) -> int:
+def import_(file: Path, account: str | None, sheet: str | None, output: str) -> int:
     """Register the messages in FILE: CSV, XLSX or NDJSON.
 
     Columns or keys are those of POST /v1/sent: account, vendor_message_id, phone, sent_at, content,
@@ -34,7 +35,12 @@ def import_(file: Path, account: str | None, output: str) -> int:
 
     async def work(pool: Any) -> int:
         done = await sent_files.import_file(
-            pool, settings, file, default_account=account, now=datetime.now(UTC)
+            pool,
+            settings,
+            file,
+            default_account=account,
+            now=datetime.now(UTC),
+            sheet=sheet,
         )
         if output == "json":
             show_json(done)

@@ -14,10 +14,10 @@ import rich_click as click
 from gateways.errors import Unsupported
 from gateways.http import open_client
 from reconciler import exports, reading
+from reconciler.cells import moment
 from reconciler.jobs import holder
 from reconciler.poll import Caller, callers
 from reconciler.reading import Page
-from reconciler.tables import moment
 from runtime import Problem
 from runtime.database import connected
 from runtime.settings import AccountSettings, Settings
@@ -141,7 +141,7 @@ def show_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
         table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
     # In a file or a pipe nothing is folded to the width of a terminal that is not there.
     width = None if sys.stdout.isatty() else WIDE
-    Console(highlight=False, width=width).print(table)
+    Console(highlight=False, markup=False, width=width).print(table)
 
 
 def one_page(items: list[dict[str, Any]]) -> Callable[[str | None], Any]:

@@ -1,10 +1,15 @@
 """`huizhi statement`: vendors' bills."""
 
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
+from msgspec import structs
+from rich.markup import escape
 
 from huizhi import cli_config
 from huizhi.options import (
@@ -13,6 +18,7 @@ from huizhi.options import (
     output_option,
     show_json,
     show_list,
+    show_table,
     with_pool,
 )
 
@@ -40,11 +46,28 @@ def statement() -> None:
 @click.option("--account", required=True)
 @click.option("--period", required=True, help="2026-10, or 2026-10-01..2026-10-15.")
 @click.option("--format", "format_name", default="generic", show_default=True)
+@click.option("--sheet", help="Of a workbook with several.")
+@click.option("--expect-lines", type=click.IntRange(min=0), help="Refuse a file with others.")
+@click.option("--expect-segments", type=click.IntRange(min=0), help="Refuse another sum.")
+@click.option("--expect-amount", help="Refuse another sum, such as 1234.50.")
+@click.option("--preview", is_flag=True, help="Show what would be read, and import nothing.")
 @output_option("table", "json")
-def import_(file: Path, account: str, period: str, format_name: str, output: str) -> int:
+def import_(
+    file: Path,
+    account: str,
+    period: str,
+    format_name: str,
+    sheet: str | None,
+    expect_lines: int | None,
+    expect_segments: int | None,
+    expect_amount: str | None,
+    preview: bool,
+    output: str,
+) -> int:
     """Import a vendor's bill, whole or not at all: CSV (UTF-8 or GB18030) or XLSX.
 
-    The same file again changes nothing; a corrected file becomes the period's new version.
+    The same file again changes nothing; a corrected file becomes the period's new version. With
+    --preview the exit code is 1 if the file would be refused.
     """
     from reconciler import match, periods, statements
     from runtime import Problem
@@ -53,22 +76,44 @@ def import_(file: Path, account: str, period: str, format_name: str, output: str
     chosen = account_of(settings, account)
     try:
         days = periods.parse(period)
-        columns = statements.format_columns(settings, format_name)
+        layout = statements.format_layout(settings, format_name, sheet=sheet)
+        expect = statements.expected(expect_lines, expect_segments, expect_amount)
     except ValueError as error:
         raise Problem(str(error)) from None
+    if preview:
+        with _progress(file.name) as progress:
+            seen = asyncio.run(
+                statements.preview(
+                    chosen,
+                    file,
+                    file_name=file.name,
+                    format_name=format_name,
+                    layout=layout,
+                    expect=expect,
+                    progress=progress,
+                )
+            )
+        if output == "json":
+            show_json(seen)
+        else:
+            _show_preview(seen)
+        return 1 if seen.problems else 0
 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
-            done = await statements.import_file(
-                connection,
-                chosen,
-                days,
-                file,
-                file_name=file.name,
-                format_name=format_name,
-                columns=columns,
-                now=datetime.now(UTC),
-            )
+            with _progress(file.name) as progress:
+                done = await statements.import_file(
+                    connection,
+                    chosen,
+                    days,
+                    file,
+                    file_name=file.name,
+                    format_name=format_name,
+                    layout=layout,
+                    now=datetime.now(UTC),
+                    expect=expect,
+                    progress=progress,
+                )
         amount = None if done.amount is None else match.money(done.amount)
         if output == "json":
             duplicate = None if done.duplicate_of is None else str(done.duplicate_of)
@@ -83,8 +128,7 @@ def import_(file: Path, account: str, period: str, format_name: str, output: str
                 }
             )
             return 0
-        said = f"{done.lines} lines, {done.segments} segments"
-        said += f", amount {amount}" if amount is not None else ", no amounts"
+        said = _added_up(done.lines, done.segments, amount)
         if done.duplicate_of is None:
             click.echo(f"imported as {account} {days} version {done.version}: {said}")
         else:
@@ -92,6 +136,60 @@ def import_(file: Path, account: str, period: str, format_name: str, output: str
         return 0
 
     return with_pool(settings, "statement import", work)
+
+
+def _added_up(lines: int, segments: int, amount: str | None) -> str:
+    said = f"{lines} lines, {segments} segments"
+    return f"{said}, amount {amount}" if amount is not None else f"{said}, no amounts"
+
+
+@contextmanager
+def _progress(file: str) -> Iterator[Callable[[int, float], None]]:
+    """Show on a terminal how far the reading of a file has come."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[lines]:,} lines"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as progress:
+        task = progress.add_task(escape(file), total=1.0, lines=0)
+        yield lambda lines, share: progress.update(task, completed=share, lines=lines)
+
+
+def _show_preview(seen: Any) -> None:
+    """Print a preview for people."""
+    written = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
+    container = (
+        f"XLSX, sheet {seen.sheet}"
+        if seen.sheet is not None
+        else f"CSV, {seen.encoding}, parted by {written[seen.delimiter]}"
+    )
+    click.echo(f"{seen.file}: {container}, headings in line {seen.header_line}\n")
+    columns = [structs.asdict(column) for column in seen.columns]
+    show_table(("heading", "field", "because"), columns)
+    if seen.first_lines:
+        click.echo("\nThe first lines:")
+        lines = [structs.asdict(line) for line in seen.first_lines]
+        show_table(tuple(lines[0]), lines)
+    click.echo(f"\n{_added_up(seen.lines, seen.segments, seen.amount)}")
+    if seen.totals_line is not None:
+        click.echo(f"the totals in line {seen.totals_line} bill nothing")
+    if not seen.problems:
+        click.echo("nothing is imported by a preview; the file can be")
+        return
+    click.echo("\nThe file would be refused:")
+    problems = [structs.asdict(problem) for problem in seen.problems]
+    show_table(("line", "column", "reason"), problems)
+    if seen.more_problems:
+        click.echo("and perhaps more: reading ended here")
 
 
 @statement.command("list")

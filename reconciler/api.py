@@ -146,6 +146,21 @@ class StatementFile(msgspec.Struct):
     account: str
     period: str
     format: str = "generic"
+    sheet: str | None = None
+    expect_lines: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    expect_segments: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    expect_amount: str | None = None
+
+
+class ImportedStatement(msgspec.Struct, frozen=True):
+    """What an import did, or did before."""
+
+    id: UUID
+    version: int
+    lines: int
+    segments: int
+    amount: str | None
+    duplicate_of: UUID | None
 
 
 @post(
@@ -305,37 +320,52 @@ async def callback_body(state: State, callback_id: FromPath[str]) -> Response[by
 async def import_statement(
     state: State,
     data: MultipartBody[StatementFile],
-) -> dict[str, Any]:
-    """Import a vendor's bill, whole or not at all."""
+    preview: Annotated[bool, QueryParameter()] = False,
+) -> ImportedStatement | statements.Preview:
+    """Import a vendor's bill, whole or not at all; or only preview what would be imported."""
     settings = _account(state, data.account)
     period = _period(data.period)
     try:
-        columns = statements.format_columns(state.settings, data.format)
+        layout = statements.format_layout(state.settings, data.format, sheet=data.sheet or None)
+        expect = statements.expected(
+            data.expect_lines, data.expect_segments, data.expect_amount or None
+        )
     except ValueError as error:
         raise Unprocessable(str(error)) from None
+    name = Path(data.file.filename or "statement").name
     path = await _spooled(data.file)
     try:
+        if preview:
+            return await statements.preview(
+                settings,
+                path,
+                file_name=name,
+                format_name=data.format,
+                layout=layout,
+                expect=expect,
+            )
         async with state.pool.acquire() as connection:
             imported = await statements.import_file(
                 connection,
                 settings,
                 period,
                 path,
-                file_name=Path(data.file.filename or "statement").name,
+                file_name=name,
                 format_name=data.format,
-                columns=columns,
+                layout=layout,
                 now=datetime.now(UTC),
+                expect=expect,
             )
     finally:
         path.unlink(missing_ok=True)
-    return {
-        "id": str(imported.id),
-        "version": imported.version,
-        "lines": imported.lines,
-        "segments": imported.segments,
-        "amount": None if imported.amount is None else match.money(imported.amount),
-        "duplicate_of": None if imported.duplicate_of is None else str(imported.duplicate_of),
-    }
+    return ImportedStatement(
+        id=imported.id,
+        version=imported.version,
+        lines=imported.lines,
+        segments=imported.segments,
+        amount=None if imported.amount is None else match.money(imported.amount),
+        duplicate_of=imported.duplicate_of,
+    )
 
 
 @get("/v1/statements", responses=LISTING)

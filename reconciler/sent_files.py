@@ -1,7 +1,6 @@
 """The ledger from files: CSV, XLSX and NDJSON, some thousand rows at a time."""
 
 import codecs
-import re
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime
@@ -10,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from reconciler import ledger
-from reconciler.tables import Columns, FileError, Row, moment, rows
+from reconciler import cells, ledger
+from reconciler.tables import FileError, Layout, Row, Table, opened
 from runtime.settings import Settings
 
 CHUNK_ROWS = 5_000
@@ -29,8 +28,6 @@ _HEADINGS: dict[str, tuple[str, ...]] = {
     "template_id": ("template_id", "模板ID", "模板编号"),
 }
 _REQUIRED = ("vendor_message_id", "phone", "sent_at")
-# As spreadsheets write it, with a sign: 6055df2f45e10 and 635303e52052 are ids of ThinkAPI's.
-_SCIENTIFIC = re.compile(r"-?\d(\.\d+)?[eE]\+\d+")
 
 
 class Imported(msgspec.Struct, kw_only=True):
@@ -43,9 +40,17 @@ class Imported(msgspec.Struct, kw_only=True):
 
 
 async def import_file(
-    pool: Any, settings: Settings, path: Path, *, default_account: str | None, now: datetime
+    pool: Any,
+    settings: Settings,
+    path: Path,
+    *,
+    default_account: str | None,
+    now: datetime,
+    sheet: str | None = None,
 ) -> Imported:
     """Register the messages of a file; rows without an account are `default_account`'s.
+
+    `sheet` names the one to read of a workbook that has several.
 
     Each chunk is durable when the next begins; running it again after a crash is harmless. Raises
     `FileError` for a file that is no table, before anything is registered.
@@ -53,7 +58,7 @@ async def import_file(
     done = Imported()
     lines: list[int] = []
     chunk: list[ledger.Sent | ledger.Rejected] = []
-    for line, row in _decoded(path, settings, default_account):
+    for line, row in _decoded(path, settings, default_account, sheet):
         try:
             if isinstance(row, ValueError):
                 raise row
@@ -86,26 +91,23 @@ async def _register(
 
 
 def _decoded(
-    path: Path, settings: Settings, default_account: str | None
+    path: Path, settings: Settings, default_account: str | None, sheet: str | None
 ) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
     """Yield each row's line and its values, or why it has none."""
     defaults = {} if default_account is None else {"account": default_account}
     if path.suffix.lower() in (".ndjson", ".jsonl"):
         yield from _ndjson(path, defaults)
         return
-    # Once to its end before anything is registered, so that a file that breaks off is refused whole.
-    deque(rows(path, path.name), maxlen=0)
-    source = rows(path, path.name)
-    header = next(source, None)
-    if header is None:
-        raise FileError(path.name, "the file is empty")
     required = _REQUIRED if default_account is not None else ("account", *_REQUIRED)
-    columns = Columns(path.name, header, _HEADINGS, required)
-    for row in source:
-        try:
-            yield row.line, {**defaults, **_values(row, columns, settings, default_account)}
-        except ValueError as error:
-            yield row.line, error
+    layout = Layout(known=_HEADINGS, required=required, sheet=sheet)
+    with opened(path, path.name, layout) as table:
+        # Once to its end before anything is registered: a file that breaks off is refused whole.
+        deque(table.rows(), maxlen=0)
+        for row in table.rows():
+            try:
+                yield row.line, {**defaults, **_values(row, table, settings, default_account)}
+            except ValueError as error:
+                yield row.line, error
 
 
 def _ndjson(
@@ -131,24 +133,26 @@ def _ndjson(
 
 
 def _values(
-    row: Row, columns: Columns, settings: Settings, default_account: str | None
+    row: Row, table: Table, settings: Settings, default_account: str | None
 ) -> dict[str, Any]:
     values: dict[str, Any] = {
-        field: text for field in _HEADINGS if (text := columns.get(row, field))
+        field: text for field in _HEADINGS if (text := table.columns.get(row, field))
     }
     for field in ("vendor_message_id", "phone"):
-        if _SCIENTIFIC.fullmatch(values.get(field, "")):
+        if cells.rounded(values.get(field, "")):
             raise ValueError(f"{field} is a number that a spreadsheet has rounded")
     if "segments" in values:
-        if not values["segments"].isdecimal():
-            raise ValueError("segments is not a whole number")
-        values["segments"] = int(values["segments"])
+        try:
+            values["segments"] = cells.whole(values["segments"])
+        except ValueError as error:
+            raise ValueError(f"segments {error}") from None
     if "sent_at" in values:
         account = settings.accounts.get(values.get("account", default_account) or "")
         # A file's time without a zone is the account's local time.
         zone = settings.timezone if account is None else account.account.zone
         try:
-            values["sent_at"] = moment(values["sent_at"], zone).isoformat()
+            at = cells.moment(values["sent_at"], zone, since_1904=table.since_1904)
+            values["sent_at"] = at.isoformat()
         except ValueError:
             raise ValueError("sent_at is not a time such as 2026-10-01 09:30:00") from None
     return values

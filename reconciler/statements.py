@@ -7,11 +7,9 @@ is decided by reconciliation. The same file again changes nothing; a corrected f
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
 from decimal import Context, Decimal
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,9 +18,19 @@ import asyncpg
 import msgspec
 
 from gateways.phone import normalise
-from reconciler import sending
+from reconciler import cells, sending
+from reconciler.match import money
 from reconciler.periods import Period
-from reconciler.tables import Columns, FileError, Row, moment, rows
+from reconciler.tables import (
+    SHOWN_COMPLAINTS,
+    Columns,
+    Complaint,
+    FileError,
+    Layout,
+    Row,
+    Table,
+    opened,
+)
 from runtime import settlement
 from runtime.identity import PROVISIONAL, message_id, shard_of
 from runtime.queries import QUERIES
@@ -52,25 +60,29 @@ GENERIC: dict[str, tuple[str, ...]] = {
         "扣费金额",
         "金额(元)",
         "费用(元)",
-        "金额（元）",
     ),
     "sent_at": ("sent_at", "发送时间", "提交时间", "发送日期"),
     "status": ("status", "状态", "发送状态", "状态报告", "短信状态"),
 }
-FIELDS = tuple(GENERIC)
 REQUIRED = ("vendor_message_id", "segments")
+# Evidence: consoles write both 发送时间 and 提交时间, and one of them is enough.
+EITHER = ("sent_at", "status")
+GENERIC_LAYOUT = Layout(known=GENERIC, required=REQUIRED, either=EITHER)
+PREVIEWED_LINES = 10
 _MAX_ID = 128
 _MAX_SEGMENTS = 1_000_000
-_MAX_DIGITS = 30
 _CHUNK_LINES = 1_000
 _EXACT = Context(prec=100)  # the usual 28 digits would round a sum
 
-# What a row is headed with that bills nothing and adds up the rows above it.
-_TOTALS = frozenset({"合计", "总计", "总共", "汇总", "总额", "total", "totals", "sum"})
-# As spreadsheets write it, with a sign: 6055df2f45e10 and 635303e52052 are ids of ThinkAPI's.
-_SCIENTIFIC = re.compile(r"-?\d(\.\d+)?[eE]\+\d+")
-_WHOLE = re.compile(r"\d{1,3}(?:,\d{3})+|\d+(?:\.0+)?")
-_DECIMAL = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d{1,12})?")
+# What a row is headed with that bills nothing and adds up the rows above it: all of them, or
+# those since the last such row.
+_TOTALS = frozenset(
+    {"合计", "总计", "总共", "汇总", "总额", "共计", "total", "totals", "grandtotal", "sum"}
+)
+_SUBTOTALS = frozenset({"小计", "本页小计", "本页合计", "subtotal"})
+_ADD_UP = _TOTALS | _SUBTOTALS
+_FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
+_PHONE = re.compile(r"[+]?[\d\s()-]+", re.ASCII)
 
 
 class Statement(msgspec.Struct, kw_only=True):
@@ -98,24 +110,125 @@ class _Line(msgspec.Struct, frozen=True, gc=False):
     status: str | None
 
 
-class _Totals(msgspec.Struct):
+class Totals(msgspec.Struct, eq=False):
+    """What lines add up to; `amount` is None while none of them has one."""
+
     lines: int = 0
     segments: int = 0
     amount: Decimal | None = None
 
+    def add(self, line: _Line) -> None:
+        """Count a line."""
+        self.lines += 1
+        self.segments += line.segments
+        if line.amount is not None:
+            self.amount = _EXACT.add(self.amount or Decimal(0), line.amount)
 
-def format_columns(settings: Settings, name: str) -> dict[str, tuple[str, ...]]:
-    """Return which headings name which field in files of the format `name`.
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """Control totals that somebody read elsewhere, on the invoice for one; None is not held against."""
+
+    lines: int | None = None
+    segments: int | None = None
+    amount: Decimal | None = None
+
+    def complaints(self, found: Totals) -> list[str]:
+        """Say what of the file's totals is not as expected, with both figures."""
+        said = []
+        if self.lines is not None and self.lines != found.lines:
+            said.append(f"{self.lines} lines were expected, and it has {found.lines}")
+        if self.segments is not None and self.segments != found.segments:
+            said.append(
+                f"{self.segments} segments were expected, and its lines add up to {found.segments}"
+            )
+        if self.amount is not None and self.amount != found.amount:
+            sum = "have no amounts" if found.amount is None else f"add up to {found.amount:f}"
+            said.append(f"an amount of {self.amount:f} was expected, and its lines {sum}")
+        return said
+
+
+NOTHING_EXPECTED = Expected()
+
+
+def expected(lines: int | None, segments: int | None, amount: str | None, /) -> Expected:
+    """Make control totals as people give them; raises ValueError for an amount that is none."""
+    try:
+        money = None if amount is None else cells.amount(amount.strip())
+    except ValueError as error:
+        raise ValueError(f"the expected amount {cells.quoted(amount or '')} {error}") from None
+    return Expected(lines=lines, segments=segments, amount=money)
+
+
+class PreviewedColumn(msgspec.Struct, frozen=True, kw_only=True):
+    """A column of a file; `field` is None where nothing is read from it, and `because` says why."""
+
+    heading: str
+    field: str | None
+    because: str
+
+
+class PreviewedLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A line as it would be imported."""
+
+    line: int
+    vendor_message_id: str
+    phone: str | None
+    segments: int
+    amount: str | None
+    sent_at: datetime | None
+    status: str | None
+
+
+class Obstacle(msgspec.Struct, frozen=True, kw_only=True):
+    """What keeps the file from being imported."""
+
+    line: int | None
+    column: str | None
+    reason: str
+
+
+class Preview(msgspec.Struct, kw_only=True):
+    """What an import of this file would read; nothing was imported.
+
+    `first_lines` are the first ten. `problems` would refuse the file; after a hundred reading ends,
+    and `more_problems` says so. `lines`, `segments` and `amount` are those of the good lines read.
+    """
+
+    file: str
+    format: str
+    encoding: str | None
+    delimiter: str | None
+    sheet: str | None
+    header_line: int
+    columns: list[PreviewedColumn]
+    first_lines: list[PreviewedLine]
+    lines: int
+    segments: int
+    amount: str | None
+    totals_line: int | None
+    problems: list[Obstacle]
+    more_problems: bool
+
+
+def format_layout(settings: Settings, name: str, *, sheet: str | None = None) -> Layout:
+    """Return how to read files of the format `name`; `sheet` overrides the format's own.
 
     Raises ValueError, naming the formats there are, for another name.
     """
     if name == "generic":
-        return GENERIC
+        return msgspec.structs.replace(GENERIC_LAYOUT, sheet=sheet)
     declared = settings.statements.get(name)
     if declared is None:
         known = ", ".join(["generic", *sorted(settings.statements)])
         raise ValueError(f"no statement format {name!r}; there are {known}")
-    return {field: (heading,) for field, heading in declared.columns.items()}
+    return Layout(
+        known={field: (heading,) for field, heading in declared.columns.items()},
+        required=REQUIRED,
+        sheet=sheet or declared.sheet,
+        encoding=declared.encoding,
+        delimiter=declared.delimiter,
+        time_format=declared.time_format,
+    )
 
 
 async def import_file(
@@ -126,16 +239,19 @@ async def import_file(
     *,
     file_name: str,
     format_name: str,
-    columns: Mapping[str, tuple[str, ...]],
+    layout: Layout,
     now: datetime,
+    expect: Expected = NOTHING_EXPECTED,
+    progress: Callable[[int, float], None] | None = None,
 ) -> Statement:
     """Import the file at `path` as the account's statement of `period`; durable on return.
 
     All or nothing: raises `FileError` naming file, line and column, and then nothing has changed.
+    `progress` is told now and then, in another thread, how many lines are read and which share of
+    the file.
     """
-    # As evidence and in complaints, wherever the name came from.
-    file_name = "".join(c if c.isprintable() else "\ufffd" for c in file_name)[:200]
-    file_digest = await asyncio.to_thread(_file_digest, path, file_name)
+    file_name = _printable(file_name)
+    file_digest = await asyncio.to_thread(_file_digest, path, file_name, layout.sheet)
     name = account.account.name
     async with connection.transaction():
         await connection.execute(QUERIES["lock_statements"], name, period.first, period.last)
@@ -143,6 +259,7 @@ async def import_file(
             QUERIES["statement_of_file"], name, period.first, period.last, file_digest
         )
         if known is not None:
+            _check(expect, file_name, Totals(known["lines"], known["segments"], known["amount"]))
             return Statement(
                 id=known["id"],
                 version=known["version"],
@@ -155,13 +272,12 @@ async def import_file(
             QUERIES["next_version"], name, period.first, period.last
         )
         statement = uuid4()
-        totals = _Totals()
+        reading = _Reading(account, file_name, layout, progress)
+        totals = reading.totals
         try:
             await connection.copy_records_to_table(
                 "lines",
-                records=_in_chunks(
-                    _records(account, statement, path, file_name, dict(columns), totals)
-                ),
+                records=_in_chunks(reading.records(path, statement)),
                 columns=(
                     "shard",
                     "statement_id",
@@ -177,12 +293,15 @@ async def import_file(
             )
         except asyncpg.DataError:
             raise FileError(file_name, "holds a text that cannot be stored") from None
-        if totals.lines == 0:
-            raise FileError(file_name, "has headings but no lines")
-        ambiguous = await connection.fetchval(QUERIES["ambiguous_line"], statement, name)
-        if ambiguous is not None:
-            raise FileError(
-                file_name, "has no phone and its id names several messages", line=ambiguous
+        _check(expect, file_name, totals)
+        ambiguous = await connection.fetch(
+            QUERIES["ambiguous_lines"], statement, name, SHOWN_COMPLAINTS + 1
+        )
+        if ambiguous:
+            reason = "has no phone and its id names several messages"
+            found = [Complaint(row["line"], None, reason) for row in ambiguous]
+            raise FileError.of(
+                file_name, found[:SHOWN_COMPLAINTS], more=len(found) > SHOWN_COMPLAINTS
             )
         await connection.execute(
             QUERIES["add_statement"],
@@ -213,7 +332,8 @@ async def import_file(
     )
 
 
-def _file_digest(path: Path, file_name: str) -> bytes:
+def _file_digest(path: Path, file_name: str, sheet: str | None) -> bytes:
+    """Return what a statement is recognised by: another sheet of the same file is another one."""
     sha = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -221,103 +341,236 @@ def _file_digest(path: Path, file_name: str) -> bytes:
                 sha.update(chunk)
     except OSError as error:
         raise FileError(file_name, f"cannot be read: {error.strerror}") from None
+    if sheet is not None:
+        sha.update(f"\0{sheet}".encode())
     return sha.digest()
 
 
-async def _in_chunks(records: Iterator[tuple[Any, ...]]) -> AsyncIterator[tuple[Any, ...]]:
+async def preview(
+    account: AccountSettings,
+    path: Path,
+    *,
+    file_name: str,
+    format_name: str,
+    layout: Layout,
+    expect: Expected = NOTHING_EXPECTED,
+    progress: Callable[[int, float], None] | None = None,
+) -> Preview:
+    """Read the file at `path` as `import_file` does, and say what it would import; changes nothing.
+
+    What is wrong in its lines stands in the preview; raises `FileError` for a file without the
+    headings. Whether ids without a phone name one message each is found out by the import alone.
+    """
+    file_name = _printable(file_name)
+    reading = _Reading(account, file_name, layout, progress)
+    return await asyncio.to_thread(reading.preview, path, format_name, expect)
+
+
+def _printable(file_name: str) -> str:
+    """Return the name as evidence and in complaints, wherever it came from."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in file_name)[:200]
+
+
+def _check(expect: Expected, file_name: str, totals: Totals) -> None:
+    if said := expect.complaints(totals):
+        raise FileError(file_name, "; ".join(said))
+
+
+async def _in_chunks(chunks: Iterator[list[tuple[Any, ...]]]) -> AsyncIterator[tuple[Any, ...]]:
     """Read in threads: the loop also answers the API and renews leases, and large files take a while."""
-    while chunk := await asyncio.to_thread(lambda: list(islice(records, _CHUNK_LINES))):
+    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
         for record in chunk:
             yield record
 
 
-def _records(
-    account: AccountSettings,
-    statement: UUID,
-    path: Path,
-    file_name: str,
-    known: dict[str, tuple[str, ...]],
-    totals: _Totals,
-) -> Iterator[tuple[Any, ...]]:
-    with closing(rows(path, file_name)) as source:
-        yield from _records_of(source, account, statement, file_name, known, totals)
+class _Reading:
+    """One reading of a file: its lines, what they add up to, and what is wrong with them."""
 
+    def __init__(
+        self,
+        account: AccountSettings,
+        file_name: str,
+        layout: Layout,
+        progress: Callable[[int, float], None] | None,
+    ) -> None:
+        self.totals = Totals()
+        self._account = account.account
+        self._file_name = file_name
+        self._layout = layout
+        self._progress = progress
+        self._since_1904 = False
+        self._part = Totals()  # since the last subtotal
+        self._totals_line: int | None = None
+        self._complaints: list[Complaint] = []
 
-def _records_of(
-    source: Iterator[Row],
-    account: AccountSettings,
-    statement: UUID,
-    file_name: str,
-    known: dict[str, tuple[str, ...]],
-    totals: _Totals,
-) -> Iterator[tuple[Any, ...]]:
-    name = account.account.name
-    header = next(source, None)
-    if header is None:
-        raise FileError(file_name, "the file is empty")
-    columns = Columns(file_name, header, known, REQUIRED)
-    ended: Row | None = None
-    for row in source:
-        if ended is not None:
-            raise FileError(
-                file_name, f"comes after the totals in line {ended.line}", line=row.line
-            )
-        if _is_totals(row, columns):
-            _check_totals(row, columns, totals)
-            ended = row
-            continue
-        line = _line(row, columns, account)
-        totals.lines += 1
-        totals.segments += line.segments
-        if line.amount is not None:
-            totals.amount = _EXACT.add(totals.amount or Decimal(0), line.amount)
-        yield (
-            shard_of(name, line.vendor_message_id),
-            statement,
-            line.line,
-            line.phone and message_id(name, line.vendor_message_id, line.phone),
-            line.vendor_message_id,
-            line.phone,
-            line.segments,
-            line.amount,
-            line.sent_at,
-            line.status,
+    def records(self, path: Path, statement: UUID) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield rows for the table of lines, some at a time; raises `FileError` at the end."""
+        name = self._account.name
+        with opened(path, self._file_name, self._layout) as table:
+            for chunk in self._chunks(table):
+                # A file with a bad line is read on for the others, and imports nothing.
+                yield (
+                    []
+                    if self._complaints
+                    else [
+                        (
+                            shard_of(name, line.vendor_message_id),
+                            statement,
+                            line.line,
+                            line.phone and message_id(name, line.vendor_message_id, line.phone),
+                            line.vendor_message_id,
+                            line.phone,
+                            line.segments,
+                            line.amount,
+                            line.sent_at,
+                            line.status,
+                        )
+                        for line in chunk
+                    ]
+                )
+        if self._complaints:
+            raise FileError.of(self._file_name, self._complaints, more=self._gave_up)
+
+    def preview(self, path: Path, format_name: str, expect: Expected) -> Preview:
+        first: list[_Line] = []
+        with opened(path, self._file_name, self._layout) as table:
+            for chunk in self._chunks(table):
+                first += chunk[: PREVIEWED_LINES - len(first)]
+        totals = self.totals
+        problems = self._complaints or [
+            Complaint(None, None, reason) for reason in expect.complaints(totals)
+        ]
+        return Preview(
+            file=self._file_name,
+            format=format_name,
+            encoding=table.encoding,
+            delimiter=table.delimiter,
+            sheet=table.sheet,
+            header_line=table.columns.header.line,
+            columns=_previewed(table.columns, self._layout, format_name),
+            first_lines=[
+                PreviewedLine(
+                    line=line.line,
+                    vendor_message_id=line.vendor_message_id,
+                    phone=line.phone,
+                    segments=line.segments,
+                    amount=None if line.amount is None else money(line.amount),
+                    sent_at=line.sent_at,
+                    status=line.status,
+                )
+                for line in first
+            ],
+            lines=totals.lines,
+            segments=totals.segments,
+            amount=None if totals.amount is None else money(totals.amount),
+            totals_line=self._totals_line,
+            problems=[
+                Obstacle(line=line, column=column, reason=reason)
+                for line, column, reason in problems
+            ],
+            more_problems=self._gave_up,
         )
 
+    @property
+    def _gave_up(self) -> bool:
+        return len(self._complaints) >= SHOWN_COMPLAINTS
 
-def _is_totals(row: Row, columns: Columns) -> bool:
-    """Tell the file's own totals by a word for them; a row that names a message is a line all the same."""
+    def _chunks(self, table: Table) -> Iterator[list[_Line]]:
+        """Yield the file's good lines, so many rows of it at a time, and note what is wrong."""
+        self._since_1904 = table.since_1904
+        chunk: list[_Line] = []
+        try:
+            for number, row in enumerate(table.rows(), start=1):
+                try:
+                    if (line := self._line(row, table.columns)) is not None:
+                        chunk.append(line)
+                except FileError as error:
+                    self._complaints += error.complaints
+                    if self._gave_up:
+                        break
+                if number % _CHUNK_LINES == 0:
+                    yield chunk
+                    chunk = []
+                    if self._progress is not None:
+                        self._progress(self.totals.lines, table.share)
+        except FileError as error:
+            self._complaints += error.complaints
+        yield chunk
+        if not self._complaints and self.totals.lines == 0:
+            self._complaints.append(Complaint(None, None, "has headings but no lines"))
+
+    def _line(self, row: Row, columns: Columns) -> _Line | None:
+        """Return the row's line, counted; None where it bills nothing. Raises `FileError`."""
+        word = _adds_up(row, columns)
+        if word in _SUBTOTALS:
+            self._check_totals(row, columns, self._part)
+            self._part = Totals()
+            return None
+        if word is not None:
+            self._check_totals(row, columns, self.totals)
+            self._totals_line = row.line
+            return None
+        if self._totals_line is not None:
+            if columns.get(row, "segments") or columns.get(row, "amount"):
+                reason = f"comes after the totals in line {self._totals_line}"
+                raise FileError(self._file_name, reason, line=row.line)
+            return None  # who made it, and when it was printed
+        line = _Line(
+            line=row.line,
+            vendor_message_id=_id(row, columns),
+            phone=_phone(row, columns),
+            segments=_segments(row, columns),
+            amount=_amount(row, columns),
+            sent_at=self._sent_at(row, columns),
+            status=columns.get(row, "status")[:100] or None,
+        )
+        self.totals.add(line)
+        self._part.add(line)
+        return line
+
+    def _check_totals(self, row: Row, columns: Columns, totals: Totals) -> None:
+        """Hold the file's own totals against its lines: who cut the file, or doubled it, is found out."""
+        if self._complaints:
+            return  # what its bad lines bill is not known
+        if columns.get(row, "segments"):
+            stated = _segments(row, columns, limit=None)
+            if stated != totals.segments:
+                reason = f"the totals say {stated}, and the lines add up to {totals.segments}"
+                raise columns.error(row, "segments", reason)
+        amount = _amount(row, columns)
+        if amount is not None and amount != (totals.amount or 0):
+            reason = f"the totals say {amount}, and the lines add up to {totals.amount or 0}"
+            raise columns.error(row, "amount", reason)
+
+    def _sent_at(self, row: Row, columns: Columns) -> datetime | None:
+        text = columns.get(row, "sent_at")
+        if not text:
+            return None
+        time_format = self._layout.time_format
+        try:
+            return cells.moment(
+                text, self._account.zone, time_format=time_format, since_1904=self._since_1904
+            )
+        except ValueError:
+            wanted = f" as {time_format}" if time_format else ""
+            reason = f"{cells.quoted(text)} is not a time{wanted}"
+            raise columns.error(row, "sent_at", reason) from None
+
+
+def _adds_up(row: Row, columns: Columns) -> str | None:
+    """Return the word that marks a row of totals; one that names a message is a line all the same."""
     id = columns.get(row, "vendor_message_id")
-    return (not id or _says_total(id)) and any(map(_says_total, row.cells))
+    if id and _word(id) not in _ADD_UP:
+        return None
+    return next((word for cell in row.cells if (word := _word(cell)) in _ADD_UP), None)
 
 
-def _says_total(cell: str) -> bool:
-    return cell.rstrip(":：").lower() in _TOTALS
-
-
-def _check_totals(row: Row, columns: Columns, totals: _Totals) -> None:
-    """Hold the file's own totals against its lines: who cut the file, or doubled it, is found out."""
-    if columns.get(row, "segments"):
-        stated = _segments(row, columns, limit=None)
-        if stated != totals.segments:
-            reason = f"the totals say {stated}, and the lines add up to {totals.segments}"
-            raise columns.error(row, "segments", reason)
-    amount = _amount(row, columns)
-    if amount is not None and amount != (totals.amount or 0):
-        reason = f"the totals say {amount}, and the lines add up to {totals.amount or 0}"
-        raise columns.error(row, "amount", reason)
-
-
-def _line(row: Row, columns: Columns, account: AccountSettings) -> _Line:
-    return _Line(
-        line=row.line,
-        vendor_message_id=_id(row, columns),
-        phone=_phone(row, columns),
-        segments=_segments(row, columns),
-        amount=_amount(row, columns),
-        sent_at=_sent_at(row, columns, account),
-        status=columns.get(row, "status")[:100] or None,
-    )
+def _word(cell: str) -> str:
+    """Return the word of a row of totals, of what people write: 合 计（元）："""
+    if len(cell) > 20:
+        return ""
+    word = "".join(cells.plain(cell).split()).rstrip(":").lower()
+    return word.removesuffix("(元)").removesuffix("(条)").rstrip(":")
 
 
 def _id(row: Row, columns: Columns) -> str:
@@ -325,16 +578,12 @@ def _id(row: Row, columns: Columns) -> str:
     if not text:
         raise columns.error(row, "vendor_message_id", "is empty")
     if text.startswith(PROVISIONAL):
-        raise columns.error(
-            row,
-            "vendor_message_id",
-            f"begins with {PROVISIONAL}, as only our own provisional ids do: no vendor bills by them",
-        )
-    if _SCIENTIFIC.fullmatch(text):
+        reason = f"begins with {PROVISIONAL}, as only our own provisional ids do: no vendor bills by them"
+        raise columns.error(row, "vendor_message_id", reason)
+    if cells.rounded(text):
         # Which digits a spreadsheet has dropped nobody can know: never guess whose bill this is.
-        raise columns.error(
-            row, "vendor_message_id", f"{text} is an id that a spreadsheet has rounded"
-        )
+        reason = f"{cells.quoted(text)} is an id that a spreadsheet has rounded"
+        raise columns.error(row, "vendor_message_id", reason)
     if len(text) > _MAX_ID:
         raise columns.error(row, "vendor_message_id", f"has more than {_MAX_ID} characters")
     return text
@@ -344,8 +593,18 @@ def _phone(row: Row, columns: Columns) -> str | None:
     text = columns.get(row, "phone")
     if not text:
         return None
-    if _SCIENTIFIC.fullmatch(text):
-        raise columns.error(row, "phone", "is a number that a spreadsheet has rounded")
+    if not (text.isascii() and text.isdigit()):
+        text = cells.plain(text)
+        if cells.rounded(text):
+            raise columns.error(row, "phone", "is a number that a spreadsheet has rounded")
+        if "*" in text:
+            raise columns.error(
+                row, "phone", "is masked: declare a format without a column of phones"
+            )
+        if kept_as_float := _FLOAT.fullmatch(text):
+            text = kept_as_float[1]
+        if not _PHONE.fullmatch(text):
+            raise columns.error(row, "phone", "is no phone number")
     phone = normalise(text)
     if not phone or len(phone) > 32:
         raise columns.error(row, "phone", "is no phone number")
@@ -354,11 +613,12 @@ def _phone(row: Row, columns: Columns) -> str | None:
 
 def _segments(row: Row, columns: Columns, limit: int | None = _MAX_SEGMENTS) -> int:
     text = columns.get(row, "segments")
-    if len(text) > _MAX_DIGITS or not _WHOLE.fullmatch(text):
-        raise columns.error(row, "segments", f"{text[:40]!r} is not a whole number")
-    number = int(text.replace(",", "").partition(".")[0])
+    try:
+        number = cells.whole(text)
+    except ValueError as error:
+        raise columns.error(row, "segments", f"{cells.quoted(text)} {error}") from None
     if limit is not None and number > limit:
-        raise columns.error(row, "segments", f"{text[:40]!r} is more than {limit}")
+        raise columns.error(row, "segments", f"{cells.quoted(text)} is more than {limit}")
     return number
 
 
@@ -366,17 +626,26 @@ def _amount(row: Row, columns: Columns) -> Decimal | None:
     text = columns.get(row, "amount")
     if not text:
         return None
-    plain = text.removeprefix("¥").removeprefix("￥").removesuffix("元").strip()
-    if not _DECIMAL.fullmatch(plain) or len(plain) > _MAX_DIGITS:
-        raise columns.error(row, "amount", f"{text[:40]!r} is not a decimal amount")
-    return Decimal(plain.replace(",", ""))
-
-
-def _sent_at(row: Row, columns: Columns, account: AccountSettings) -> datetime | None:
-    text = columns.get(row, "sent_at")
-    if not text:
-        return None
     try:
-        return moment(text, account.account.zone)
-    except ValueError:
-        raise columns.error(row, "sent_at", f"{text[:40]!r} is not a time") from None
+        return cells.amount(text)
+    except ValueError as error:
+        raise columns.error(row, "amount", f"{cells.quoted(text)} {error}") from None
+
+
+def _previewed(columns: Columns, layout: Layout, format_name: str) -> list[PreviewedColumn]:
+    used = {position: field for field, position in columns.positions.items()}
+    shown = []
+    for position, heading in enumerate(columns.header.cells):
+        field = used.get(position)
+        if field is not None and format_name == "generic":
+            because = f"{heading} is a usual heading of {field}"
+        elif field is not None:
+            because = f"[statements.{format_name}] declares it"
+        elif (other := layout.field_of(heading)) is not None:
+            because = f"{other} is read from {columns.headings[other]}"
+        elif heading:
+            because = f"no field of {format_name} is headed so"
+        else:
+            because = "has no heading"
+        shown.append(PreviewedColumn(heading=heading, field=field, because=because))
+    return shown

@@ -12,7 +12,7 @@ import types
 import typing
 from bisect import bisect_right
 from collections.abc import Mapping, Set
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -57,6 +57,8 @@ Text = Annotated[str, Meta(min_length=1, description="text")]
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
 Count = Annotated[int, Meta(ge=1, description="an integer of at least 1")]
 Zone = Annotated[ZoneInfo, Meta(description=_ZONE)]
+Encoding = Literal["utf-8", "gb18030", "big5"]
+Delimiter = Literal[",", "\t", ";", "|"]
 
 
 class _Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -172,12 +174,23 @@ class _Columns(_Table, frozen=True, kw_only=True):
 
 class _Statement(_Table, frozen=True, kw_only=True):
     columns: _Columns
+    sheet: Text | None = None
+    encoding: Encoding | None = None
+    delimiter: Delimiter | None = None
+    time_format: Text | None = None
 
 
 class StatementFormat(Struct, frozen=True, kw_only=True):
-    """How to read one kind of statement file: our name of a column to its heading."""
+    """How to read one kind of statement file; `columns` has our name of a column and its heading.
+
+    What is None is found out from the file.
+    """
 
     columns: Mapping[str, str]
+    sheet: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    time_format: str | None = None
 
 
 class _File(_Table, frozen=True, kw_only=True):
@@ -412,10 +425,18 @@ class _Reader:
         at = f"statements.{_key(name)}"
         if name == "generic":
             raise self.wrong(at, "expected another name: `generic` is built in")
-        columns = self.convert(at, table, _Statement).columns
-        given = {name: getattr(columns, name) for name in STATEMENT_COLUMNS}
+        read = self.convert(at, table, _Statement)
+        given = {name: getattr(read.columns, name) for name in STATEMENT_COLUMNS}
+        if read.time_format is not None and not _tells_days(read.time_format):
+            raise self.wrong(
+                f"{at}.time_format", 'expected year, month and day, such as "%d/%m/%Y %H:%M"'
+            )
         return StatementFormat(
-            columns={name: heading for name, heading in given.items() if heading is not None}
+            columns={name: heading for name, heading in given.items() if heading is not None},
+            sheet=read.sheet,
+            encoding=read.encoding,
+            delimiter=read.delimiter,
+            time_format=read.time_format,
         )
 
     def convert(self, at: str, value: Any, to: type[T], known: Set[str] = frozenset()) -> T:
@@ -526,6 +547,15 @@ def _key(name: str) -> str:
 def _join(at: str, path: str, key: str | None = None) -> str:
     whole = at + path + (f".{_key(key)}" if key is not None else "")
     return whole.removeprefix(".") or "the file"
+
+
+def _tells_days(time_format: str) -> bool:
+    """Tell whether `strptime` reads a whole day by it."""
+    at = datetime(2026, 10, 5, tzinfo=UTC)
+    try:
+        return datetime.strptime(at.strftime(time_format), time_format).date() == at.date()  # noqa: DTZ007
+    except ValueError:
+        return False
 
 
 def _fields(to: Any) -> list[str]:

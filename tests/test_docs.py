@@ -115,7 +115,7 @@ async def test_worked_example_is_what_reconciling_it_gives(
             tmp_path / "october.csv",
             file_name="october.csv",
             format_name="generic",
-            columns=statements.GENERIC,
+            layout=statements.GENERIC_LAYOUT,
             now=NOW,
         )
         result = await match.reconcile(connection, account, periods.parse("2026-10"), now=NOW)

@@ -21,8 +21,8 @@ SELECT coalesce(max(version), 0) + 1 AS version
 FROM statements
 WHERE account = $1 AND first_day = $2 AND last_day = $3;
 
--- name: ambiguous_line
--- Finds the first line without a phone whose id names several messages of the account.
+-- name: ambiguous_lines
+-- Finds the first lines without a phone whose id names several messages of the account.
 SELECT l.line
 FROM lines AS l
 WHERE
@@ -37,7 +37,7 @@ WHERE
             AND m.vendor_message_id = l.vendor_message_id
     ) > 1
 ORDER BY l.line
-LIMIT 1;
+LIMIT $3;
 
 -- name: add_statement
 -- Keeps an imported statement, with the totals of its lines.

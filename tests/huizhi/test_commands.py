@@ -14,6 +14,7 @@ from typing import Any, cast
 import httpx
 import pytest
 import python_calamine
+import xlsxwriter
 from test_init import huizhi
 
 from gateways.gateway import Callback
@@ -188,6 +189,85 @@ async def test_file_for_a_spreadsheet_is_bytes_and_nothing_else(
     assert (ran.returncode, ran.stderr) == (0, b"")
     head, row = python_calamine.load_workbook(out).get_sheet_by_index(0).to_python()
     assert dict(zip(head, row, strict=True))["file"] == "bill.csv"
+
+
+async def test_preview_shows_what_would_be_read_and_imports_nothing(
+    typed: Typed, connection: Any, tmp_path: Path
+) -> None:
+    asked = ("statement", "import", "bill.csv", *MONTH, "--preview")
+    told = said(await typed(*asked)).splitlines()
+    assert told[0] == "bill.csv: CSV, gb18030, parted by comma, headings in line 1"
+    cells = [line.split() for line in told]
+    assert ["heading", "field", "because"] in cells
+    assert [
+        "任务ID",
+        "vendor_message_id",
+        *["任务ID", "is", "a", "usual", "heading", "of", "vendor_message_id"],
+    ] in cells
+    assert ["3", "b", "13800138000", "1", "0.04"] in cells
+    assert told[-2:] == [
+        "2 lines, 2 segments, amount 0.08",
+        "nothing is imported by a preview; the file can be",
+    ]
+    seen = json.loads(said(await typed(*asked, "--output", "json")))
+    assert (seen["lines"], seen["encoding"], seen["problems"]) == (2, "gb18030", [])
+    (tmp_path / "bill.csv").write_text(BILL + "c,,x,1\n合计,,1,\n", "utf-8")
+    refused = said(await typed(*asked, "--expect-lines", "7"), code=1).splitlines()
+    assert "The file would be refused:" in refused
+    assert refused[-1].split() == ["4", "计费条数", "'x'", *["is", "not", "a", "whole", "number"]]
+    assert "the totals in line 5 bill nothing" in refused
+    assert await connection.fetchval("SELECT count(*) FROM statements") == 0
+
+
+async def test_preview_needs_no_database(tmp_path: Path) -> None:
+    (tmp_path / "huizhi.toml").write_text(SETTINGS, "utf-8")
+    (tmp_path / "bill.csv").write_text(BILL, "utf-8")
+    env = {"DATABASE_URL": "postgresql://me:hush@127.0.0.1:1/none"}
+    asked = ("statement", "import", "bill.csv", *MONTH, "--preview")
+    told = await asyncio.to_thread(huizhi, tmp_path, *asked, env=env)
+    assert (told.returncode, told.stderr) == (0, "")
+
+
+async def test_control_totals_and_sheet_are_options(typed: Typed, tmp_path: Path) -> None:
+    asked = ("statement", "import", "bill.csv", *MONTH)
+    told = mistake(await typed(*asked, "--expect-segments", "3", "--expect-amount", "0.09"))
+    assert told == (
+        "bill.csv: 3 segments were expected, and its lines add up to 2;"
+        " an amount of 0.09 was expected, and its lines add up to 0.08"
+    )
+    told = mistake(await typed(*asked, "--expect-amount", "much"))
+    assert told == "the expected amount 'much' is not a decimal amount"
+    right = ("--expect-lines", "2", "--expect-segments", "2", "--expect-amount", "¥0.08")
+    assert "2 lines" in said(await typed(*asked, *right))
+    book = xlsxwriter.Workbook(tmp_path / "book.xlsx")
+    for name in ("one", "two"):
+        for line, cells in enumerate(csv.reader(io.StringIO(SENT))):
+            book.get_worksheet_by_name(name) or book.add_worksheet(name)
+            book.get_worksheet_by_name(name).write_row(line, 0, cells)
+    book.close()
+    for command in (("sent", "import", "book.xlsx"), ("statement", "import", "book.xlsx", *MONTH)):
+        told = mistake(await typed(*command))
+        assert told == (
+            "book.xlsx: has several sheets with something in them: one, two; name one with --sheet"
+        )
+        assert "no sheet '三'; there are one, two" in mistake(
+            await typed(*command, "--sheet", "三")
+        )
+    told = said(await typed("sent", "import", "book.xlsx", "--sheet", "two"))
+    assert told == "2 recorded, 0 known already, 0 rejected\n"
+
+
+async def test_progress_is_shown_on_a_terminal_only(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "huizhi.toml").write_text(SETTINGS, "utf-8")
+    many = "".join(f"m{number},,1,0.04\n" for number in range(3_000))
+    (tmp_path / "bill.csv").write_text(BILL + many, "utf-8")
+    asked = ("statement", "import", "bill.csv", *MONTH)
+    for shown in ({"FORCE_COLOR": "1"}, {}):
+        env = {"DATABASE_URL": database.dsn.reveal(), "COLUMNS": "200", **shown}
+        told = await asyncio.to_thread(huizhi, tmp_path, *asked, env=env)
+        assert told.returncode == 0
+        assert ("lines" in told.stderr) is bool(shown)
+        assert "3002 lines" in told.stdout
 
 
 async def test_bad_row_is_named_and_the_others_are_registered(

@@ -19,6 +19,7 @@ import msgspec
 import pytest
 import python_calamine
 import uvicorn
+import xlsxwriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pretend import until
@@ -1036,6 +1037,75 @@ async def test_statement_that_cannot_be_read_is_refused_whole(
     assert problem(await upload(api, bill), 422).startswith(told)
     assert await pool.fetchval("SELECT count(*) FROM statements") == 0
     assert await pool.fetchval("SELECT count(*) FROM lines") == 0
+
+
+async def test_statement_is_previewed_and_nothing_imported(api: Api, pool: Any) -> None:
+    bill = f"账单\n{BILL}a,{PHONE},2,0.08\nb,,1,\n合计,,3,\n"
+    file = {"file": ("十月.csv", bill.encode("gb18030"))}
+    data = {"account": "think", "period": "2024-10", "expect_lines": "2"}
+    answer = await api.post("/v1/statements?preview=true", data=data, files=file)
+    assert answer.status_code == 200, answer.text
+    seen = answer.json()
+    assert {name: seen[name] for name in seen if name not in ("columns", "first_lines")} == {
+        "file": "十月.csv",
+        "format": "generic",
+        "encoding": "gb18030",
+        "delimiter": ",",
+        "sheet": None,
+        "header_line": 2,
+        "lines": 2,
+        "segments": 3,
+        "amount": "0.08",
+        "totals_line": 5,
+        "problems": [],
+        "more_problems": False,
+    }
+    assert seen["columns"][0] == {
+        "heading": "任务ID",
+        "field": "vendor_message_id",
+        "because": "任务ID is a usual heading of vendor_message_id",
+    }
+    assert [line["phone"] for line in seen["first_lines"]] == [PHONE, None]
+    data["expect_lines"] = "3"
+    answer = await api.post("/v1/statements?preview=true", data=data, files=file)
+    assert answer.json()["problems"] == [
+        {"line": None, "column": None, "reason": "3 lines were expected, and it has 2"}
+    ]
+    problem(await api.post("/v1/statements?preview=perhaps", data=data, files=file), 400)
+    assert await pool.fetchval("SELECT count(*) FROM statements") == 0
+    assert await pool.fetchval("SELECT count(*) FROM lines") == 0
+
+
+async def test_control_totals_are_form_fields(api: Api, pool: Any) -> None:
+    bill = f"{BILL}a,{PHONE},2,0.08\nb,,1,\n"
+    for field, wrong, told in (
+        ("expect_lines", "3", "october.csv: 3 lines were expected, and it has 2"),
+        ("expect_segments", "2", "2 segments were expected, and its lines add up to 3"),
+        ("expect_amount", "0.09", "an amount of 0.09 was expected, and its lines add up to 0.08"),
+        ("expect_amount", "much", "the expected amount 'much' is not a decimal amount"),
+    ):
+        assert told in problem(await upload(api, bill, **{field: wrong}), 422)
+    for field in ("expect_lines", "expect_segments"):
+        for wrong in ("-1", "two", "1.5"):
+            assert field in problem(await upload(api, bill, **{field: wrong}), 400)
+    assert await pool.fetchval("SELECT count(*) FROM statements") == 0
+    blank = {"expect_amount": "", "sheet": ""}  # as a form that was not filled in sends them
+    assert (await upload(api, bill, period="2024-09", **blank)).json()["version"] == 1
+    right = {"expect_lines": "2", "expect_segments": "3", "expect_amount": "0.080"}
+    assert (await upload(api, bill, **right)).json()["version"] == 1
+
+
+async def test_sheet_is_a_form_field(api: Api, tmp_path: Path) -> None:
+    path = tmp_path / "book.xlsx"
+    book = xlsxwriter.Workbook(path)
+    for name, id in (("one", "a"), ("two", "b")):
+        sheet = book.add_worksheet(name)
+        sheet.write_row(0, 0, ["任务ID", "条数"])
+        sheet.write_row(1, 0, [id, 1])
+    book.close()
+    told = problem(await upload(api, path.read_bytes(), "book.xlsx"), 422)
+    assert told.startswith("book.xlsx: has several sheets with something in them: one, two")
+    assert (await upload(api, path.read_bytes(), "book.xlsx", sheet="two")).json()["lines"] == 1
 
 
 async def test_line_that_names_several_messages_is_named(api: Api) -> None:

@@ -160,7 +160,7 @@ async def bill(
         file,
         file_name=file.name,
         format_name="generic",
-        columns=statements.GENERIC,
+        layout=statements.GENERIC_LAYOUT,
         now=now,
     )
 

@@ -475,7 +475,7 @@ async def test_a_statement_s_line_identifies_a_message(pool: Any, tmp_path: Path
                 bill,
                 file_name="bill.csv",
                 format_name="generic",
-                columns=statements.GENERIC,
+                layout=statements.GENERIC_LAYOUT,
                 now=datetime.now(UTC),
             )
         moved = await house.message(message["id"])

@@ -4,7 +4,6 @@ import asyncio
 import csv
 import io
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,10 +13,12 @@ from uuid import UUID
 import asyncpg
 import pytest
 import xlsxwriter
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from reconciler import ledger, periods, statements, tables
-from reconciler.statements import GENERIC, Statement
-from reconciler.tables import FileError, Row
+from reconciler import cells, ledger, periods, statements
+from reconciler.statements import GENERIC, Expected, Preview, Statement
+from reconciler.tables import FileError
 from runtime.settings import parse
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +65,7 @@ async def imported(
     period: str = "2026-10",
     layout: str = "generic",
     now: datetime = NOW,
+    expect: Expected = statements.NOTHING_EXPECTED,
 ) -> Statement:
     path = folder / "spooled"
     path.write_bytes(data.encode() if isinstance(data, str) else data)
@@ -74,8 +76,9 @@ async def imported(
         path,
         file_name=name,
         format_name=layout,
-        columns=statements.format_columns(SETTINGS, layout),
+        layout=statements.format_layout(SETTINGS, layout),
         now=now,
+        expect=expect,
     )
 
 
@@ -167,7 +170,7 @@ async def test_declared_format_reads_its_own_headings_only(connection: Any, tmp_
             connection, sheet(["b1", "1"], head=["单号", "条数"]), tmp_path, layout="bank"
         )
     with pytest.raises(ValueError, match="no statement format 'x'; there are generic, bank"):
-        statements.format_columns(SETTINGS, "x")
+        statements.format_layout(SETTINGS, "x")
 
 
 async def test_same_file_again_changes_nothing_and_says_so(connection: Any, tmp_path: Path) -> None:
@@ -229,7 +232,7 @@ async def test_same_and_different_files_at_once_make_each_one_version(
 
 BAD = [
     ("任务ID", "", "is empty"),
-    ("任务ID", "1.23457E+15", "1.23457E+15 is an id that a spreadsheet has rounded"),
+    ("任务ID", "1.23457E+15", "'1.23457E+15' is an id that a spreadsheet has rounded"),
     ("任务ID", "1e+21", "rounded"),
     ("任务ID", "x" * 129, "has more than 128 characters"),
     ("任务ID", " ~f00d", "begins with ~, as only our own provisional ids do"),
@@ -297,7 +300,7 @@ async def test_one_bad_cell_refuses_the_file_whole_naming_file_line_and_column(
         (b"PK\x03\x04garbage", "not an XLSX workbook"),
         (b"%PDF-1.7 \xe2\xe3\xcf\xd3", "october.csv: "),
         (b'{"json": 1}', "no column of"),
-        (b"<html><body>login</body></html>", "no column of"),
+        (b"<html><body>login</body></html>", "is a web page or XML: open it in a spreadsheet"),
     ],
 )
 async def test_what_is_no_bill_is_refused_in_one_line_and_leaves_nothing(
@@ -319,7 +322,7 @@ async def test_missing_file_is_refused(connection: Any, tmp_path: Path) -> None:
             tmp_path / "none",
             file_name="x.csv",
             format_name="generic",
-            columns=GENERIC,
+            layout=statements.GENERIC_LAYOUT,
             now=NOW,
         )
 
@@ -445,12 +448,412 @@ async def test_file_is_read_beside_the_loop(
     # The loop also answers the API and renews leases.
     read_in: set[int] = set()
 
-    def rows(path: Path, name: str) -> Iterator[Row]:
-        for row in tables.rows(path, name):
-            read_in.add(threading.get_ident())
-            yield row
+    original = cells.whole
 
-    monkeypatch.setattr(statements, "rows", rows)
+    def whole(text: str) -> int:
+        read_in.add(threading.get_ident())
+        return original(text)
+
+    monkeypatch.setattr(cells, "whole", whole)
     many = sheet(*([f"m{number}", "", "1", "", "", ""] for number in range(2500)))
     assert (await imported(connection, many, tmp_path)).lines == 2500
+    assert read_in
     assert threading.get_ident() not in read_in
+
+
+async def test_titles_totals_notes_and_marks_of_a_real_bill(
+    connection: Any, tmp_path: Path
+) -> None:
+    bill = [
+        ["某某短信平台 2026年10月 账单"],
+        ["客户：某某公司", "", "", "单位：元"],
+        [],
+        HEAD,
+        ["a1", "+86 138 0013 8000", "1", "￥0.035", "2026年10月5日 9:30", "成功"],
+        ["a2", "１３８００１３８００１", "２", "0.07元", "2026/10/6", "失败"],
+        ["小 计", "", "3", "0.105", "", ""],
+        ["a3", "", "1,000条", "¥35.00", "", ""],
+        ["a4", "13800138003.0", "3.0", "(0.105)", "2026-10-07T01:02:03Z", "x"],
+        ["小计：", "", "1,003", "34.895", "", ""],
+        [],
+        ["合　计（元）", "", "1,006", "35", "", ""],
+        [],
+        ["制表：张三", "", "", "", "审核：李四", ""],
+    ]
+    data = sheet(*bill[1:], head=bill[0]).encode("gb18030")
+    done = await imported(connection, data, tmp_path)
+    kept = [(number, *row[1:]) for number, row in zip((5, 6, 8, 9), KEPT, strict=True)]
+    assert await lines(connection, done.id) == kept
+    assert (done.lines, done.segments, done.amount) == (4, 1006, Decimal(35))
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        (
+            ["小计", "", "1007", "", "", ""],
+            "计费条数: the totals say 1007, and the lines add up to 6",
+        ),
+        (["小计", "", "6", "1", "", ""], "金额: the totals say 1, and the lines add up to 0.21"),
+        (["合计", "", "many", "", "", ""], "计费条数: 'many' is not a whole number"),
+    ],
+)
+async def test_totals_that_disagree_name_both_figures_and_import_nothing(
+    connection: Any, tmp_path: Path, row: list[str], complaint: str
+) -> None:
+    data = sheet(LINES[0], ["小计", "", "1", "0.035", "", ""], *LINES[1:2], LINES[1], LINES[1], row)
+    with pytest.raises(FileError) as caught:
+        await imported(connection, data, tmp_path)
+    assert str(caught.value) == f"october.csv: line 7, column {complaint}"
+    assert await connection.fetchval("SELECT count(*) FROM lines") == 0
+
+
+async def test_every_bad_line_is_named_at_once(connection: Any, tmp_path: Path) -> None:
+    table = [list(LINES[0]) for _ in range(40)]
+    for line in (5, 9, 12, 30):
+        table[line - 2][2] = "x"
+    table[8 - 2][3] = "free"
+    total = ["合计", "", "40", "", "", ""]
+    with pytest.raises(FileError) as caught:
+        await imported(connection, sheet(*table, total), tmp_path)
+    assert str(caught.value) == (
+        "october.csv: line 5, column 计费条数: 'x' is not a whole number;"
+        " and 4 more, in lines 8, 9, 12, 30"
+    )
+    assert [complaint.line for complaint in caught.value.complaints] == [5, 8, 9, 12, 30]
+    assert await connection.fetchval("SELECT count(*) FROM lines") == 0
+
+
+async def test_file_that_is_wrong_throughout_is_not_read_to_its_end(
+    connection: Any, tmp_path: Path
+) -> None:
+    table = [["a", "", "x", "", "", ""]] * 5_000
+    with pytest.raises(FileError) as caught:
+        await imported(connection, sheet(*table), tmp_path)
+    assert str(caught.value).startswith(
+        "october.csv: line 2, column 计费条数: 'x' is not a whole number;"
+        " and at least 99 more, in lines 3, 4, 5, "
+    )
+    assert str(caught.value).endswith(", 22, …")
+    assert len(caught.value.complaints) == 100
+
+
+async def test_file_that_breaks_off_is_said_beside_its_bad_lines(
+    connection: Any, tmp_path: Path
+) -> None:
+    data = '任务ID,条数\na,x\nb,1\n"c,1\n'
+    with pytest.raises(FileError, match=r"'x' is not a whole number; and 1 more, in lines 4$"):
+        await imported(connection, data, tmp_path)
+
+
+@pytest.mark.parametrize("column", HEAD[:5])
+@pytest.mark.parametrize("cell", ["13800138000x", "+86 138-0013-8000x", "1.3800138000E+10"])
+async def test_no_complaint_quotes_a_phone_number(
+    connection: Any, tmp_path: Path, column: str, cell: str
+) -> None:
+    bad = list(LINES[0])
+    bad[HEAD.index(column)] = cell
+    if column == "任务ID" and "+" not in cell[1:]:
+        bad[2] = "13800138000"
+    with pytest.raises(FileError) as caught:
+        await imported(connection, sheet(bad), tmp_path)
+    for part in ("0013", "138001", "3800138"):
+        assert part not in str(caught.value)
+
+
+async def test_masked_phones_are_no_phones(connection: Any, tmp_path: Path) -> None:
+    for cell, complaint in (
+        ("138****8000", "column 手机号: is masked: declare a format without a column of phones"),
+        ("13800138000,13800138001", "is no phone number"),
+        ("13800138000/13800138001", "is no phone number"),
+        ("13800138000²", "is no phone number"),
+    ):
+        with pytest.raises(FileError, match=complaint):
+            await imported(connection, sheet(["a", cell, "1", "", "", ""]), tmp_path)
+
+
+async def test_rounded_ids_of_a_workbook_are_refused_with_their_rows(
+    connection: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "october.xlsx"
+    book = xlsxwriter.Workbook(path)
+    page = book.add_worksheet()
+    page.write_row(0, 0, HEAD[:3])
+    page.write_row(1, 0, [123456789012345, 13800138000, 1])
+    page.write_row(2, 0, [1234567890123456, 13800138000, 1])
+    page.write_row(3, 0, ["1.23E+15", 13800138000, 1])
+    page.write_row(4, 0, ["1234567890123456", 13800138000, 1])
+    book.close()
+    with pytest.raises(FileError) as caught:
+        await imported(connection, path.read_bytes(), tmp_path)
+    assert [(each.line, each.column) for each in caught.value.complaints] == [
+        (3, "任务ID"),
+        (4, "任务ID"),
+    ]
+    assert "is an id that a spreadsheet has rounded" in str(caught.value)
+
+
+async def test_control_totals_must_agree_or_nothing_is_imported(
+    connection: Any, tmp_path: Path
+) -> None:
+    data = sheet(*LINES)
+    for expect, complaint in (
+        (Expected(lines=5), "5 lines were expected, and it has 4"),
+        (Expected(segments=1), "1 segments were expected, and its lines add up to 1006"),
+        (
+            Expected(amount=Decimal("35.01")),
+            "an amount of 35.01 was expected, and its lines add up to 35.000",
+        ),
+        (
+            Expected(lines=3, segments=1006, amount=Decimal(1)),
+            "3 lines were expected, and it has 4; an amount of 1 was expected, and",
+        ),
+    ):
+        with pytest.raises(FileError) as caught:
+            await imported(connection, data, tmp_path, expect=expect)
+        assert str(caught.value).startswith(f"october.csv: {complaint}")
+        assert await connection.fetchval("SELECT count(*) FROM lines") == 0
+    agreed = Expected(lines=4, segments=1006, amount=Decimal(35))
+    assert (await imported(connection, data, tmp_path, expect=agreed)).version == 1
+    # Known already is no reason to look away.
+    with pytest.raises(FileError, match="5 lines were expected, and it has 4"):
+        await imported(connection, data, tmp_path, expect=Expected(lines=5))
+    plain = sheet(["a", "", "1"], head=HEAD[:3])
+    with pytest.raises(FileError, match="was expected, and its lines have no amounts"):
+        await imported(connection, plain, tmp_path, expect=Expected(amount=Decimal(0)))
+
+
+def test_expected_amount_is_spelt_as_in_files() -> None:
+    assert statements.expected(1, None, " ¥1,234.50 ") == Expected(
+        lines=1, amount=Decimal("1234.50")
+    )
+    with pytest.raises(ValueError, match="the expected amount 'x' is not a decimal amount"):
+        statements.expected(None, None, "x")
+
+
+async def test_declared_format_says_how_dates_are_written(connection: Any, tmp_path: Path) -> None:
+    declared = parse(
+        """
+        [statements.abroad]
+        columns = { vendor_message_id = "id", segments = "parts", sent_at = "sent" }
+        delimiter = ";"
+        encoding = "utf-8"
+        sheet = "October"
+        time_format = "%d/%m/%Y %H:%M"
+        """,
+        Path("huizhi.toml"),
+        {},
+    )
+    layout = statements.format_layout(declared, "abroad")
+    assert statements.format_layout(declared, "abroad", sheet="May").sheet == "May"
+    path = tmp_path / "bill"
+    path.write_text("id;parts;sent\na;1;05/10/2026 09:30\nb;1;2026-10-05\n", "utf-8")
+    seen = await statements.preview(
+        SETTINGS.accounts["api"], path, file_name="bill", format_name="abroad", layout=layout
+    )
+    assert [line.sent_at for line in seen.first_lines] == [LOCAL[0]]
+    assert [(each.line, each.reason) for each in seen.problems] == [
+        (3, "'2026-10-05' is not a time as %d/%m/%Y %H:%M")
+    ]
+    assert {column.heading: column.because for column in seen.columns} == dict.fromkeys(
+        ("id", "parts", "sent"), "[statements.abroad] declares it"
+    )
+
+
+async def test_serial_dates_count_from_the_workbooks_own_day(
+    connection: Any, tmp_path: Path
+) -> None:
+    for since_1904, days in ((False, 46300.395833333336), (True, 44838.395833333336)):
+        path = tmp_path / "serial.xlsx"
+        book = xlsxwriter.Workbook(path, {"date_1904": since_1904})
+        page = book.add_worksheet()
+        page.write_row(0, 0, ["任务ID", "条数", "发送时间"])
+        page.write_row(1, 0, ["a1", 1, days])
+        book.close()
+        done = await imported(connection, path.read_bytes(), tmp_path)
+        assert [row[5] for row in await lines(connection, done.id)] == [LOCAL[0]]
+
+
+async def previewed(
+    data: str | bytes, folder: Path, expect: Expected = statements.NOTHING_EXPECTED
+) -> Preview:
+    path = folder / "previewed"
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return await statements.preview(
+        SETTINGS.accounts["api"],
+        path,
+        file_name="october.csv",
+        format_name="generic",
+        layout=statements.GENERIC_LAYOUT,
+        expect=expect,
+    )
+
+
+async def test_preview_says_what_would_be_read_and_why(tmp_path: Path) -> None:
+    head = ["任务ID", "手机号", "计费条数", "金额", "提交时间", "发送时间", "备注", ""]
+    table = [[*row[:4], "", row[4], "x", "y"] for row in LINES]
+    seen = await previewed(
+        sheet(head, *table, ["合计", "", "1006", "35", "", "", "", ""], head=["账单"]), tmp_path
+    )
+    assert (seen.encoding, seen.delimiter, seen.sheet, seen.header_line) == (
+        "utf-8",
+        ",",
+        None,
+        2,
+    )
+    assert [(column.heading, column.field, column.because) for column in seen.columns] == [
+        ("任务ID", "vendor_message_id", "任务ID is a usual heading of vendor_message_id"),
+        ("手机号", "phone", "手机号 is a usual heading of phone"),
+        ("计费条数", "segments", "计费条数 is a usual heading of segments"),
+        ("金额", "amount", "金额 is a usual heading of amount"),
+        ("提交时间", None, "sent_at is read from 发送时间"),
+        ("发送时间", "sent_at", "发送时间 is a usual heading of sent_at"),
+        ("备注", None, "no field of generic is headed so"),
+        ("", None, "has no heading"),
+    ]
+    assert (seen.lines, seen.segments, seen.amount, seen.totals_line) == (4, 1006, "35", 7)
+    assert [(line.line, line.phone, line.amount) for line in seen.first_lines] == [
+        (3, "13800138000", "0.035"),
+        (4, "13800138001", "0.07"),
+        (5, None, "35"),
+        (6, "13800138003", "-0.105"),
+    ]
+    assert (seen.problems, seen.more_problems) == ([], False)
+
+
+async def test_preview_of_what_would_be_refused_lists_what_is_wrong(tmp_path: Path) -> None:
+    table = [["a", "", "x", "", "", ""]] * 200
+    seen = await previewed(sheet(LINES[0], *table), tmp_path)
+    assert (seen.lines, len(seen.problems), seen.more_problems) == (1, 100, True)
+    assert (seen.problems[0].line, seen.problems[0].column) == (3, "计费条数")
+    seen = await previewed(sheet(*LINES), tmp_path, Expected(lines=5, segments=1))
+    assert [problem.reason for problem in seen.problems] == [
+        "5 lines were expected, and it has 4",
+        "1 segments were expected, and its lines add up to 1006",
+    ]
+    seen = await previewed(sheet(), tmp_path)
+    assert [problem.reason for problem in seen.problems] == ["has headings but no lines"]
+    seen = await previewed(sheet(*(LINES * 5)), tmp_path)
+    assert len(seen.first_lines) == 10
+    with pytest.raises(FileError, match="no column of"):
+        await previewed("a,b\n1,2\n", tmp_path)
+
+
+async def test_progress_is_told_on_the_way(tmp_path: Path) -> None:
+    told: list[tuple[int, float]] = []
+    path = tmp_path / "large.csv"
+    path.write_text(sheet(*([f"m{n}", "", "1", "", "", ""] for n in range(50_000))), "utf-8")
+    await statements.preview(
+        SETTINGS.accounts["api"],
+        path,
+        file_name="large.csv",
+        format_name="generic",
+        layout=statements.GENERIC_LAYOUT,
+        progress=lambda lines, share: told.append((lines, share)),
+    )
+    assert told == sorted(told)
+    assert told[-1][0] == 50_000
+    assert 0.9 < told[-1][1] <= 1.0
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    table=st.lists(
+        st.tuples(
+            st.text("abcDEF0123456789-", min_size=1, max_size=20),
+            st.sampled_from(["", "13800138000", "+8613900139000", "85291234567"]),
+            st.integers(0, 1_000_000),
+            st.none() | st.decimals(-1000, 10**8, places=4),
+            st.none() | st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1)),  # noqa: DTZ001
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "gb18030", "utf-16"]),
+    delimiter=st.sampled_from([",", "\t", ";", "|"]),
+    titles=st.integers(0, 3),
+)
+async def test_however_a_bill_is_written_its_lines_are_the_same(
+    tmp_path: Path,
+    table: list[tuple[str, str, int, Decimal | None, datetime | None]],
+    encoding: str,
+    delimiter: str,
+    titles: int,
+) -> None:
+    above = [["账单"]] * titles
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerows([*above, HEAD[:5]])
+    for id, phone, segments, amount, at in table:
+        spelt = "" if at is None else f"{at:%Y年%m月%d日 %H:%M:%S}"
+        writer.writerow(
+            [id, phone, f"{segments:,}", "" if amount is None else f"¥{amount:,}", spelt]
+        )
+    written = text.getvalue().replace("¥", "￥") if encoding == "gb18030" else text.getvalue()
+    path = tmp_path / "bill.xlsx"
+    book = xlsxwriter.Workbook(path)
+    dated = book.add_format({"num_format": "yyyy/m/d h:mm:ss"})
+    page = book.add_worksheet()
+    for line, cells_of in enumerate([*above, HEAD[:5]]):
+        page.write_row(line, 0, cells_of)
+    for line, (id, phone, segments, amount, at) in enumerate(table, start=titles + 1):
+        page.write_string(line, 0, id)
+        page.write_string(line, 1, phone)
+        page.write_number(line, 2, segments)
+        if amount is not None:
+            page.write_number(line, 3, float(amount))
+        if at is not None:
+            page.write_datetime(line, 4, at.replace(microsecond=0), dated)
+    book.close()
+    seen = [
+        await previewed(written.encode(encoding), tmp_path),
+        await previewed(path.read_bytes(), tmp_path),
+    ]
+    assert seen[0].problems == seen[1].problems == []
+    assert seen[0].first_lines == seen[1].first_lines
+    assert [(line.line, line.vendor_message_id, line.segments) for line in seen[0].first_lines] == [
+        (number, id, segments)
+        for number, (id, _, segments, _, _) in enumerate(table, start=titles + 2)
+    ]
+    assert (seen[0].lines, seen[0].segments, seen[0].amount) == (
+        seen[1].lines,
+        sum(row[2] for row in table),
+        seen[1].amount,
+    )
+    amounts = [row[3] for row in table if row[3] is not None]
+    assert (None if seen[0].amount is None else Decimal(seen[0].amount)) == (
+        sum(amounts) if amounts else None
+    )
+
+
+async def test_another_sheet_of_the_same_file_is_another_bill(
+    connection: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "october.xlsx"
+    book = xlsxwriter.Workbook(path)
+    for name, id in (("draft", "a"), ("final", "b")):
+        page = book.add_worksheet(name)
+        page.write_row(0, 0, HEAD[:3])
+        page.write_row(1, 0, [id, 13800138000, 1])
+    book.close()
+    done = []
+    for name in ("draft", "final", "final"):
+        done.append(
+            await statements.import_file(
+                connection,
+                SETTINGS.accounts["api"],
+                OCTOBER,
+                path,
+                file_name="october.xlsx",
+                format_name="generic",
+                layout=statements.format_layout(SETTINGS, "generic", sheet=name),
+                now=NOW,
+            )
+        )
+    assert [one.version for one in done] == [1, 2, 2]
+    assert [one.duplicate_of for one in done] == [None, None, done[1].id]
+    assert [row[1] for row in await lines(connection, done[1].id)] == ["b"]

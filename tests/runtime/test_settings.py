@@ -261,6 +261,12 @@ def test_newest_tariff_on_or_before_the_day_holds(folder: Path) -> None:
                 ("our-bank-export", "generic", "statements.generic: expected another name: `generic` is built in"),
                 ("phone =", "fone =", "statements.our-bank-export.columns.fone: unknown key; did you mean phone?"),
                 ('vendor_message_id = "任务ID", ', "", "statements.our-bank-export.columns.vendor_message_id: missing; expected text"),
+                ("[statements.our-bank-export]", '[statements.our-bank-export]\nencoding = "gbk"', 'statements.our-bank-export.encoding: expected "utf-8" or "gb18030" or "big5"'),
+                ("[statements.our-bank-export]", '[statements.our-bank-export]\ndelimiter = "x"', 'statements.our-bank-export.delimiter: expected "," or "\\t" or ";" or "|"'),
+                ("[statements.our-bank-export]", '[statements.our-bank-export]\ntime_format = "%d/%m %H:%M"', 'statements.our-bank-export.time_format: expected year, month and day, such as "%d/%m/%Y %H:%M"'),
+                ("[statements.our-bank-export]", '[statements.our-bank-export]\ntime_format = "%Q"', 'statements.our-bank-export.time_format: expected year, month and day, such as "%d/%m/%Y %H:%M"'),
+                ("[statements.our-bank-export]", '[statements.our-bank-export]\nsheet = ""', "statements.our-bank-export.sheet: expected text"),
+                ("[statements.our-bank-export]", '[statements.our-bank-export]\nheader_row = 3', "statements.our-bank-export.header_row: unknown key; expected one of columns, sheet, encoding, delimiter, time_format"),
                 ('"手机号"', "3", "statements.our-bank-export.columns.phone: expected text, got an integer"),
             ]
         )
