@@ -26,6 +26,7 @@ BENCHMARKS = {
     "import": "benchmarks.statements",
     "sent": "benchmarks.sent",
     "pull": "benchmarks.pull",
+    "audit": "benchmarks.audit",
 }
 _COULD_NOT: tuple[type[Exception], ...] = (Problem, GatewayError, OSError, *DATABASE_ERRORS)
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "balance": ("huizhi.balance:balance", "Ask what accounts have left."),
     "inbound": ("huizhi.inbound:inbound", "List messages from handsets (上行)."),
     "keyword": ("huizhi.keyword:keyword", "Have a text checked for forbidden words."),
+    "audit": ("huizhi.audit:audit", "Ask the billing audit queries."),
     "sign": ("huizhi.reviews:sign", "Submit signs (签名) for review, follow their verdicts."),
     "template": ("huizhi.reviews:template", "Submit templates (模板), follow their verdicts."),
     "password": ("huizhi.password:password", "Change an account's password at its vendor."),

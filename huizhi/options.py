@@ -2,9 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -109,18 +108,29 @@ def show_json(value: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+async def show_file(
+    rows: AsyncIterator[Mapping[str, Any]],
+    columns: Sequence[str],
+    output: str,
+    headings: Sequence[str] | None = None,
+) -> None:
+    """Write rows to standard output as a csv or xlsx file."""
+    if output == "csv":
+        async for chunk in exports.csv_chunks(columns, rows, headings):
+            sys.stdout.buffer.write(chunk)
+        return
+    if sys.stdout.isatty():
+        raise Problem("xlsx is not for a terminal: send it to a file with > NAME.xlsx")
+    path = await exports.xlsx_file(columns, rows, headings)
+    for chunk in exports.file_chunks(path):
+        sys.stdout.buffer.write(chunk)
+
+
 async def show_list(page: Callable[[str | None], Any], columns: Sequence[str], output: str) -> None:
     """Print every row of a list; `page` takes a cursor and returns an awaitable `Page`."""
     rows = reading.every(page)
-    if output == "csv":
-        async for chunk in exports.csv_chunks(columns, rows):
-            sys.stdout.buffer.write(chunk)
-    elif output == "xlsx":
-        if sys.stdout.isatty():
-            raise Problem("xlsx is not for a terminal: send it to a file with > NAME.xlsx")
-        path: Path = await exports.xlsx_file(columns, rows)
-        for chunk in exports.file_chunks(path):
-            sys.stdout.buffer.write(chunk)
+    if output in ("csv", "xlsx"):
+        await show_file(rows, columns, output)
     elif output == "json":
         # As the API gives a list; this is every page of it.
         show_json({"items": [row async for row in rows], "next": None})
@@ -128,15 +138,19 @@ async def show_list(page: Callable[[str | None], Any], columns: Sequence[str], o
         show_table(columns, [row async for row in rows])
 
 
-def show_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+def show_table(
+    columns: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+    headings: Sequence[str] | None = None,
+) -> None:
     """Print rows as a table: numbers to the right, nothing where there is nothing."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
+    for name, heading in zip(columns, headings or columns, strict=True):
         numeric = any(isinstance(row[name], int) for row in rows) or "amount" in name
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
     # In a file or a pipe nothing is folded to the width of a terminal that is not there.

@@ -43,7 +43,7 @@ from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Sen
 
 from gateways.errors import Unsupported
 from gateways.http import open_client
-from reconciler import exports, ledger, match, periods, reading, sending, statements
+from reconciler import audit, exports, ledger, match, periods, reading, sending, statements
 from reconciler.jobs import holder
 from reconciler.poll import Caller, callers
 from reconciler.reading import Page
@@ -57,6 +57,7 @@ log = structlog.get_logger()
 
 MAX_UPLOAD_BYTES = 512 * 1024 * 1024
 MAX_SENT_BYTES = 64 * 1024 * 1024
+_AUDITS = 4  # billing audit queries at once; others wait their turn
 
 Text = Annotated[str | None, QueryParameter()]
 Limit = Annotated[int, QueryParameter(ge=1, le=reading.MAX_LIMIT)]
@@ -93,6 +94,10 @@ def _problems(*statuses: int) -> dict[int, ResponseSpec]:
     }
 
 
+_MEDIA_TYPES = {
+    "csv": "text/csv",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+}
 LISTING = _problems(422)
 SHOWING = _problems(404)
 TAKING = _problems(413, 422)
@@ -445,6 +450,62 @@ async def list_discrepancies(
     )
 
 
+@get("/v1/audit", responses=LISTING)
+async def list_audit() -> dict[str, Any]:
+    """List the billing audit queries with their parameters and columns, in English and Chinese."""
+    return {"items": [query.described() for query in audit.AUDIT.values()], "next": None}
+
+
+@get("/v1/audit/{query_name:str}", responses=SHOWING | LISTING)
+async def run_audit(
+    request: Request[Any, Any, Any],
+    state: State,
+    query_name: FromPath[str],
+    limit: Annotated[int, QueryParameter(ge=1, le=audit.MAX_ROWS)] = 1000,
+    shape: Format = "json",
+    lang: Annotated[Literal["en", "zh"], QueryParameter(description="of a file's headings")] = "en",
+) -> Response[Any]:
+    """Run a billing audit query; its own parameters stand in the query string, as `/v1/audit` lists them."""
+    given: dict[str, str] = {}
+    for name, text in request.query_params.multi_items():
+        if name in given:
+            raise HTTPException(f"{name[:64]!r}: given twice", status_code=400)
+        given[name] = text
+    for name in ("limit", "format", "lang"):
+        given.pop(name, None)
+    asked = audit.ask(state.settings, query_name, given, now=datetime.now(UTC))
+    if shape == "json":
+        async with state.audits, state.database.connection() as connection:
+            items, truncated = await audit.first(
+                connection, asked, limit=limit, seconds=audit.API_SECONDS
+            )
+        return Response(
+            {
+                "query": query_name,
+                "parameters": asked.parameters,
+                "items": items,
+                "truncated": truncated,
+                "next": None,
+            }
+        )
+    columns = [column.name for column in asked.query.columns]
+    write = exports.csv_file if shape == "csv" else exports.xlsx_file
+    # To a file first: a slow reader holds neither a connection nor a snapshot of the database.
+    async with state.audits, state.database.connection() as connection:
+        rows = audit.every(connection, asked, seconds=audit.API_SECONDS)
+        try:
+            path = await write(columns, rows, asked.query.headings(lang))
+        except exports.TooLong as error:
+            raise Unprocessable(str(error)) from None
+        finally:
+            await rows.aclose()
+    return Stream(
+        exports.file_chunks(path),
+        media_type=_MEDIA_TYPES[shape],
+        headers={"content-disposition": f'attachment; filename="{query_name}.{shape}"'},
+    )
+
+
 @get("/v1/signs", responses=LISTING)
 async def list_signs(
     state: State,
@@ -654,6 +715,8 @@ def create_app(
             list_reconciliations,
             show_reconciliation,
             list_discrepancies,
+            list_audit,
+            run_audit,
             list_signs,
             list_templates,
             list_inbound,
@@ -666,7 +729,14 @@ def create_app(
             ready,
         ],
         lifespan=[lifespan],
-        state=State({"settings": settings, "database": database}),
+        state=State(
+            {
+                "settings": settings,
+                "database": database,
+                # Each on a connection of its own: a minute's question holds up no job and no list.
+                "audits": asyncio.Semaphore(_AUDITS),
+            }
+        ),
         exception_handlers={
             HTTPException: _problem,
             FileError: _unprocessable,
@@ -678,6 +748,9 @@ def create_app(
             sending.Interrupted: _interrupted,
             Unsupported: _unprocessable,
             reading.BadCursor: _bad_request,
+            audit.BadParameter: _bad_request,
+            audit.NoSuchQuery: _not_found,
+            audit.TookTooLong: _unprocessable,
             **dict.fromkeys(DATABASE_ERRORS, _unavailable),
             # What PostgreSQL says of a value that it was given, such as a text with a NUL.
             asyncpg.DataError: _unfit,
@@ -785,7 +858,7 @@ async def _list(
     if shape == "csv":
         return Stream(
             exports.csv_chunks(columns, rows),
-            media_type="text/csv",
+            media_type=_MEDIA_TYPES[shape],
             headers=disposition,
         )
     try:
@@ -794,7 +867,7 @@ async def _list(
         raise Unprocessable(str(error)) from None
     return Stream(
         exports.file_chunks(path),
-        media_type="application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+        media_type=_MEDIA_TYPES[shape],
         headers=disposition,
     )
 
@@ -953,6 +1026,10 @@ def _interrupted(_: object, error: Problem) -> Response[Any]:
 
 def _bad_request(_: object, error: Exception) -> Response[Any]:
     return _problem_response(400, str(error))
+
+
+def _not_found(_: object, error: Problem) -> Response[Any]:
+    return _problem_response(404, str(error))
 
 
 def _unfit(_: object, error: Exception) -> Response[Any]:

@@ -42,12 +42,17 @@ def safe(value: Any) -> Any:
 
 
 async def csv_chunks(
-    columns: Sequence[str], rows: AsyncIterator[Mapping[str, Any]]
+    columns: Sequence[str],
+    rows: AsyncIterator[Mapping[str, Any]],
+    headings: Sequence[str] | None = None,
 ) -> AsyncIterator[bytes]:
-    """Yield the rows as CSV, UTF-8 with a BOM, a few hundred rows a chunk."""
+    """Yield the rows as CSV, UTF-8 with a BOM, a few hundred rows a chunk.
+
+    `headings` are those of `columns`, by default their names.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    writer.writerow(columns)
+    writer.writerow(map(safe, headings or columns))
     yield b"\xef\xbb\xbf"
     async for row in rows:
         writer.writerow([safe(row[name]) for name in columns])
@@ -58,7 +63,29 @@ async def csv_chunks(
     yield buffer.getvalue().encode()
 
 
-async def xlsx_file(columns: Sequence[str], rows: AsyncIterator[Mapping[str, Any]]) -> Path:
+async def csv_file(
+    columns: Sequence[str],
+    rows: AsyncIterator[Mapping[str, Any]],
+    headings: Sequence[str] | None = None,
+) -> Path:
+    """Write the rows to a temporary CSV file and return its path; `file_chunks` removes it."""
+    folder = Path(tempfile.mkdtemp(prefix="huizhi-"))
+    path = folder / "list.csv"
+    try:
+        with path.open("wb") as file:
+            async for chunk in csv_chunks(columns, rows, headings):
+                file.write(chunk)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    return path
+
+
+async def xlsx_file(
+    columns: Sequence[str],
+    rows: AsyncIterator[Mapping[str, Any]],
+    headings: Sequence[str] | None = None,
+) -> Path:
     """Write the rows to a temporary XLSX file and return its path; `file_chunks` removes it.
 
     Raises `TooLong`.
@@ -78,7 +105,8 @@ async def xlsx_file(columns: Sequence[str], rows: AsyncIterator[Mapping[str, Any
     rows_so_far: Any = sheet.row_data_fh
     try:
         sheet.freeze_panes(1, 0)
-        sheet.write_row(0, 0, columns, book.add_format({"bold": True}))
+        bold = book.add_format({"bold": True})
+        sheet.write_row(0, 0, map(safe, headings or columns), bold)
         line = 0
         async for row in rows:
             line += 1

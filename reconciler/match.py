@@ -59,8 +59,8 @@ async def reconcile(
     """
     account = settings.account.name
     starts, ends = period.bounds(settings.account.zone)
-    currency = _currency(settings, period)
-    tariffs = _tariff_columns(settings, currency)
+    currency = currency_in(settings, period)
+    tariffs = tariff_columns(settings, currency)
     reports = settings.gateway.reports
     run = uuid4()
     async with connection.transaction(isolation="repeatable_read"):
@@ -168,7 +168,7 @@ async def _result(
     }
 
 
-def _currency(settings: AccountSettings, period: Period) -> str:
+def currency_in(settings: AccountSettings, period: Period) -> str:
     """Return the one currency of the tariffs that can hold in the period."""
     if not settings.tariffs:
         raise Impossible(
@@ -193,7 +193,7 @@ def _spans(tariffs: Sequence[Tariff]) -> list[tuple[Tariff, date]]:
     return list(zip(tariffs, ends, strict=True))
 
 
-def _tariff_columns(settings: AccountSettings, currency: str) -> tuple[list[Any], ...]:
+def tariff_columns(settings: AccountSettings, currency: str) -> tuple[list[Any], ...]:
     """Return first and last moments, prices and bases; another currency's price is no price here."""
     zone = settings.account.zone
     spans = _spans(settings.tariffs)

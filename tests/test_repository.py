@@ -306,6 +306,14 @@ def test_sql_lives_in_sql_files_only() -> None:
                 assert not sql.search(node.value), f"{path.relative_to(ROOT)}:{node.lineno}"
 
 
+def test_files_for_spreadsheets_are_written_in_the_one_place_that_guards_their_cells() -> None:
+    writer = re.compile(r"\bcsv\.(?:Dict)?[wW]riter\b|\bxlsxwriter\b")
+    found = {path for path in CODE if writer.search(path.read_text("utf-8"))}
+    # The demo and the sandbox write what vendors would: statements, to be imported.
+    played = {path for path in CODE if path.parent.name == "sandbox" or path.name == "demo.py"}
+    assert found - played == {ROOT / "reconciler/exports.py"}
+
+
 def test_sql_folder_holds_only_sql() -> None:
     kept = [path for path in SQL.rglob("*") if path.is_file() and path.name != ".gitkeep"]
     assert {path.suffix for path in kept} == {".sql"}

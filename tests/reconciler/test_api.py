@@ -181,6 +181,8 @@ PATHS = (
     f"/v1/reconciliations/{NOBODY}",
     f"/v1/reconciliations/{NOBODY}/discrepancies",
     "/v1/jobs",
+    "/v1/audit",
+    "/v1/audit/by-day",
     "/v1/sent",
     "/schema",
     "/schema/openapi.json",
@@ -464,6 +466,7 @@ def path_of(path: str) -> str:
         (rf"/v1/sends/{NOBODY}", "/v1/sends/{send_id}"),
         (r"/v1/callbacks/00/body", "/v1/callbacks/{callback_id}/body"),
         (rf"/v1/reconciliations/{NOBODY}", "/v1/reconciliations/{run_id}"),
+        (r"/v1/audit/by-day", "/v1/audit/{query_name}"),
     ):
         path = re.sub(pattern, written, path)
     return path
