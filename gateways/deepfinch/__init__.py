@@ -43,6 +43,7 @@ from gateways.deepfinch.client import (
     parse_reply,
     send_objections,
 )
+from gateways.deepfinch.codes import EXPLANATIONS
 from gateways.gateway import Gateway
 
 GATEWAY = Gateway(
@@ -56,6 +57,7 @@ GATEWAY = Gateway(
     client=DeepFinchClient,
     options=Options,
     check_send=send_objections,
+    explain=EXPLANATIONS.get,
     reports=False,
     id_per_number=True,
 )

@@ -15,6 +15,11 @@ CODE_WORDS: dict[str, str] = {
     "INTERNAL_ERROR": "服务器内部错误",
     "INVALID_ARGUMENT": "",
 }
+EXPLANATIONS: dict[str, str] = {
+    "DETECTION_FAILED": "the text did not pass the vendor's check",
+    "RATE_LIMIT_EXCEEDED": "sent too fast, or too much: send later",
+    "INVALID_ARGUMENT": "number, template or variables do not fit each other",
+}
 # A program can fail after it has done the work.
 UNDECIDED = frozenset({"INTERNAL_ERROR"})
 

@@ -61,6 +61,7 @@ from gateways.itniotech.client import (
     counting_rule,
     parse_reply,
 )
+from gateways.itniotech.codes import REFUSALS
 
 GATEWAY = Gateway(
     name="itniotech",
@@ -74,5 +75,6 @@ GATEWAY = Gateway(
     client=ItniotechClient,
     rule=counting_rule,
     check_send=check_send,
+    explain=REFUSALS.get,
     id_per_number=True,
 )

@@ -45,6 +45,7 @@ Sources
 from gateways.gateway import Gateway
 from gateways.onecloudsp.callbacks import acknowledge, parse_callback
 from gateways.onecloudsp.client import Credentials, OneCloudSpClient, Options, rule
+from gateways.onecloudsp.codes import REFUSALS
 from gateways.onecloudsp.replies import parse_reply
 from gateways.onecloudsp.sending import check_send, fill
 
@@ -61,4 +62,5 @@ GATEWAY = Gateway(
     rule=rule,
     check_send=check_send,
     fill=fill,
+    explain=REFUSALS.get,
 )

@@ -22,7 +22,8 @@ CARRIER_FAILURE = re.compile(r"[A-Z]{2}:(?!0000)\d{4}", re.ASCII)
 
 SUCCESS = "0"
 
-# For a refusal that brings no words of its own. 9004, 9005, 9008 and 9020 are known to nobody.
+# What public clients say of them, and the words of a refusal that brings none. 9004, 9005, 9008 and 9020
+# are known to nobody.
 REFUSALS: dict[str, str] = {
     "9001": "the sign's format is wrong",
     "9002": "a parameter is missing",

@@ -63,6 +63,7 @@ Sources
 from gateways.gateway import Gateway
 from gateways.thinksms.callbacks import acknowledge, parse_callback
 from gateways.thinksms.client import Credentials, Options, ThinkSmsClient, check_send
+from gateways.thinksms.codes import EXPLANATIONS
 from gateways.thinksms.replies import parse_reply
 
 GATEWAY = Gateway(
@@ -76,5 +77,6 @@ GATEWAY = Gateway(
     acknowledge=acknowledge,
     client=ThinkSmsClient,
     check_send=check_send,
+    explain=EXPLANATIONS.get,
     methods=frozenset({"GET", "POST"}),
 )

@@ -40,6 +40,15 @@ REFUSALS: dict[str, tuple[str, ...]] = {
     "content_missing": ("内容为空", "内容不能为空"),
 }
 
+EXPLANATIONS: dict[str, str] = {
+    FORBIDDEN_WORDS: "the text has words that the vendor forbids: `huizhi keyword check` names them",
+    "credentials": "user_id, account or password is wrong, or the account's standing is",
+    "balance": "the balance is too low",
+    "sign": "the sign (签名) is missing, or not one that the vendor has approved",
+    "phone_missing": "the number is missing",
+    "content_missing": "the text is missing",
+}
+
 # 没有包含屏蔽词 and its like: the answer to a keyword check that found nothing.
 NONE_FOUND = ("没有", "不包含", "不含", "未包含", "未含", "未发现", "无")
 

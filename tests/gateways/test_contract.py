@@ -6,24 +6,39 @@ call and what that was about; headers, an empty line, the body's exact bytes) an
 """
 
 import json
+import logging
 import re
-from collections.abc import Callable
+import traceback
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
+import stamina
 from hypothesis import given
 from hypothesis import strategies as st
 
 import gateways
 from gateways import GATEWAYS
 from gateways.errors import Garbled, GatewayError, Indeterminate, Malformed, Refused
-from gateways.events import Event, Parsed
-from gateways.gateway import Account, Call, Callback, Gateway, Reply
+from gateways.events import Event, Parsed, ReviewKind
+from gateways.gateway import (
+    Account,
+    Batch,
+    Call,
+    Callback,
+    Client,
+    Gateway,
+    Outgoing,
+    Reply,
+    Secret,
+)
+from gateways.http import Transport
 
 HERE = Path(__file__).parent
 HEADS = ["Auth", "Callback", "Acknowledge", "Retries", "Clock"]
@@ -261,6 +276,78 @@ def test_secrets_never_show(gateway: Gateway, account_at: Callable[..., Account]
     account = account_at(gateway.name)
     for shown in (repr(account), str(account), repr(account.credentials), f"{account.credentials}"):
         assert "s3cret" not in shown
+
+
+_NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+_BATCH = Batch(
+    messages=(
+        Outgoing(phone="13900000000", number="13900000000", reference="0" * 32, content="hi"),
+    ),
+    template_id="7",
+    sign="78",
+)
+_CALLS: dict[str, Callable[[Client], Awaitable[Reply]]] = {
+    "send": lambda client: client.send(_BATCH),
+    "query_status": lambda client: client.query_status(["1"]),
+    "list_sent": lambda client: client.list_sent(_NOW, _NOW, 0),
+    "list_inbound": lambda client: client.list_inbound(_NOW, _NOW, 1),
+    "query_balance": lambda client: client.query_balance(),
+    "check_keyword": lambda client: client.check_keyword("hi"),
+    "change_password": lambda client: client.change_password(Secret("s3cret-new")),
+    "query_review": lambda client: client.query_review(ReviewKind.SIGN, "1"),
+    "add_review": lambda client: client.add_review(
+        ReviewKind.SIGN, name="a", content=None, remark="b"
+    ),
+    "modify_review": lambda client: client.modify_review(
+        ReviewKind.SIGN, "1", name="a", content=None, remark="b"
+    ),
+    "delete_review": lambda client: client.delete_review(ReviewKind.SIGN, "1"),
+    "pull_reports": lambda client: client.pull_reports(1),
+    "pull_inbound": lambda client: client.pull_inbound(1),
+}
+
+
+def test_every_call_is_tried_here() -> None:
+    assert set().union(*(gateway.supports for gateway in GATEWAYS.values())) == set(_CALLS)
+
+
+def _hang_up(_request: httpx.Request) -> httpx.Response:
+    raise httpx.ReadError("cut")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answer", [401, 403, 404, 429, 500, 503, 200, _hang_up], ids=str)
+@pytest.mark.parametrize(
+    ("gateway", "call"),
+    [(gateway, call) for gateway in GATEWAYS.values() for call in sorted(gateway.supports)],
+    ids=lambda value: getattr(value, "name", value),
+)
+async def test_secrets_and_numbers_are_in_no_error_and_no_log(
+    gateway: Gateway,
+    call: str,
+    answer: Any,
+    account_at: Callable[..., Account],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def reply(request: httpx.Request) -> httpx.Response:
+        said = request.url.query + b" " + request.content + repr(request.headers).encode()
+        return httpx.Response(answer, content=b"<html>what? " + said[:200])
+
+    caplog.set_level(logging.DEBUG)
+    account = account_at(gateway.name)
+    chosen = answer if callable(answer) else reply
+    said = ""
+    with stamina.set_testing(True, attempts=2, cap=True):
+        async with httpx.AsyncClient(transport=httpx.MockTransport(chosen)) as http:
+            try:
+                got = await _CALLS[call](gateway.client(account, Transport(http, 10_000)))
+                gateway.parse_reply(got, account)
+            except GatewayError as error:
+                said = "".join(traceback.format_exception(error)) + repr(error)
+    ours = [record.getMessage() for record in caplog.records if record.name != "httpx"]
+    for text in (said, *ours):
+        assert "s3cret" not in text
+        assert "13900000000" not in text
 
 
 @every_gateway
