@@ -44,7 +44,13 @@ Sources
 
 from gateways.gateway import Gateway
 from gateways.onecloudsp.callbacks import acknowledge, parse_callback
-from gateways.onecloudsp.client import Credentials, OneCloudSpClient, Options, rule
+from gateways.onecloudsp.client import (
+    DOMESTIC_URL,
+    Credentials,
+    OneCloudSpClient,
+    Options,
+    rule,
+)
 from gateways.onecloudsp.codes import REFUSALS
 from gateways.onecloudsp.replies import parse_reply
 from gateways.onecloudsp.sending import check_send, fill
@@ -52,7 +58,7 @@ from gateways.onecloudsp.sending import check_send, fill
 GATEWAY = Gateway(
     name="onecloudsp",
     vendor="天瑞云 1cloudsp",
-    default_base_url="http://api.1cloudsp.com",
+    default_base_url=DOMESTIC_URL,
     credentials=Credentials,
     options=Options,
     parse_callback=parse_callback,

@@ -15,6 +15,10 @@ _MOST_NUMBERS = 50_000
 _MOST_TEXTS = 10_000
 
 
+DOMESTIC_URL = "http://api.1cloudsp.com"
+INTERNATIONAL_URL = "http://intlapi.1cloudsp.com"
+
+
 class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     access_key: Secret
     secret: Secret
@@ -23,18 +27,20 @@ class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which of the two markets an account sends to, and where; the paths are those seen in use.
 
-    `international_url` is the host of `international_path` alone; everything else is at `base_url`.
+    `market`: "auto" goes by each request, see `sending.goes_abroad`. `international_url` is the host of
+    `international_path` alone, by default the vendor's own beside the vendor's own `base_url`, else
+    `base_url`, where everything else is.
     `sender_id` is what an international message shows as its sender.
     """
 
-    market: Literal["domestic", "international"] = "domestic"
+    market: Literal["auto", "domestic", "international"] = "auto"
     international_url: Annotated[
         str,
         Meta(
-            pattern=r"^https?://[^\s/?#]+[^\s?#]*$",
+            pattern=r"^(https?://[^\s/?#]+[^\s?#]*)?$",
             description='an address such as "http://intlapi.1cloudsp.com"',
         ),
-    ] = "http://intlapi.1cloudsp.com"
+    ] = ""
     international_path: str = "/intl/api/v2/send"
     single_path: str = "/api/v2/single_send"
     batch_path: str = "/api/v2/send"
@@ -64,8 +70,9 @@ class OneCloudSpClient(Client):
         return _MOST_TEXTS
 
     async def send(self, batch: Batch) -> Reply:
-        """Send; one domestic message at once goes by the single send, all else by a batch."""
+        """Send; one domestic message of a template, at once, goes by the single send, all else by a batch."""
         options: Options = self.account.options
+        abroad = sending.goes_abroad(batch, self.account)
         form: dict[str, str] = {}
         if batch.sign:
             form["sign"] = batch.sign if batch.sign.isdecimal() else f"【{batch.sign}】"
@@ -73,19 +80,23 @@ class OneCloudSpClient(Client):
             form["templateId"] = batch.template_id
         alone = len(batch.messages) == 1
         if batch.personal and not alone:
-            texts = {self._number(each): sending.content(each) for each in batch.messages}
+            texts = {_number(each, abroad): sending.content(each) for each in batch.messages}
             form["data"] = msgspec.json.encode(texts).decode()
         else:
-            form["mobile"] = ",".join(self._number(each) for each in batch.messages)
+            form["mobile"] = ",".join(_number(each, abroad) for each in batch.messages)
             form["content"] = sending.content(batch.messages[0])
         if batch.send_at:
             local = batch.send_at.astimezone(self.account.zone)
             form["scheduleSendTime"] = local.strftime("%Y-%m-%d %H:%M:%S")
-        if options.market == "international":
+        if abroad:
             if options.sender_id:
                 form["senderId"] = options.sender_id
-            url = _joined(options.international_url, options.international_path)
-        elif alone and not batch.send_at:
+            own = self.account.base_url == DOMESTIC_URL
+            host = options.international_url or (
+                INTERNATIONAL_URL if own else self.account.base_url
+            )
+            url = _joined(host, options.international_path)
+        elif alone and batch.template_id and not batch.send_at:
             url = _joined(self.account.base_url, options.single_path)
         else:
             url = _joined(self.account.base_url, options.batch_path)
@@ -109,12 +120,6 @@ class OneCloudSpClient(Client):
         url = _joined(self.account.base_url, options.inbound_path)
         return await self._post(Call.PULL_INBOUND, url, {}, destructive=True)
 
-    def _number(self, outgoing: Outgoing) -> str:
-        options: Options = self.account.options
-        if options.market == "international":
-            return international(outgoing.number)
-        return outgoing.phone
-
     async def _post(
         self,
         call: Call,
@@ -133,6 +138,10 @@ class OneCloudSpClient(Client):
             url, form=keys | dict(form), destructive=destructive, submits=submits
         )
         return Reply(call=call, headers=headers, body=body)
+
+
+def _number(outgoing: Outgoing, abroad: bool) -> str:
+    return international(outgoing.number) if abroad else outgoing.phone
 
 
 def _joined(host: str, path: str) -> str:

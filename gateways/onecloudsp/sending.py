@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from gateways.gateway import Account, Batch, Outgoing
+from gateways.phone import is_mainland
 
 _SEPARATOR = "##"
 _SEPARATORS = re.compile(r"##|\$\$")
@@ -17,13 +18,16 @@ def content(outgoing: Outgoing) -> str:
 
 def check_send(batch: Batch, account: Account) -> tuple[str, ...]:
     """Say, a sentence each, why the account cannot send `batch`; pure."""
-    domestic = account.options.market == "domestic"
+    abroad = [not is_mainland(each.number) for each in batch.messages]
+    domestic = not goes_abroad(batch, account)
     found = []
     if domestic and not batch.sign:
         found.append("sign is missing: every domestic message has one")
-    if domestic and not batch.template_id:
-        found.append("template_id is missing: domestic messages are made from templates")
-    if domestic or batch.template_id:
+    if domestic and any(abroad):
+        found.append('a number is abroad: market = "international" sends there')
+    if account.options.market == "auto" and any(abroad) and not all(abroad):
+        found.append("there are numbers of the mainland and abroad: send them apart")
+    if batch.template_id:
         if not all(each.params for each in batch.messages):
             found.append("params are missing: the vendor takes a template's variables, not a text")
     elif not all(each.params or each.content for each in batch.messages):
@@ -34,6 +38,18 @@ def check_send(batch: Batch, account: Account) -> tuple[str, ...]:
             " variables there"
         )
     return tuple(found)
+
+
+def goes_abroad(batch: Batch, account: Account) -> bool:
+    """Tell by which of the vendor's two sends `batch` goes from this account; pure.
+
+    Where the account leaves it open, by the international one to numbers abroad, and without a sign
+    and a template, which no domestic message can do without.
+    """
+    if account.options.market != "auto":
+        return bool(account.options.market == "international")
+    plain = not batch.sign and not batch.template_id
+    return plain or not all(is_mainland(each.number) for each in batch.messages)
 
 
 def fill(text: str, params: Mapping[str, str] | Sequence[str]) -> str | None:

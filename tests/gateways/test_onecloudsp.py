@@ -197,17 +197,72 @@ def test_a_balance_that_is_no_number_is_a_problem(account: Account, value: Any) 
     ("wrong", "said"),
     [
         ({"sign": None}, "sign is missing"),
-        ({"template_id": None}, "template_id is missing"),
+        ({"messages": (outgoing("+447700900123", params=["8899"]),)}, "a number is abroad"),
     ],
 )
-def test_what_a_domestic_send_needs(account: Account, wrong: dict[str, Any], said: str) -> None:
+def test_what_a_domestic_send_needs(
+    account_at: Callable[..., Account], wrong: dict[str, Any], said: str
+) -> None:
+    account = account_at("onecloudsp", market="domestic")
     good = batch(outgoing("13900000000", params=["8899"]))
     assert GATEWAY.check_send is not None
     assert GATEWAY.check_send(good, account) == ()
-    (sentence,) = GATEWAY.check_send(batch(*good.messages, **wrong), account)
+    text = batch(outgoing("13900000000", content="您好"), template_id=None)
+    assert GATEWAY.check_send(text, account) == ()
+    messages = wrong.pop("messages", good.messages)
+    (sentence,) = GATEWAY.check_send(batch(*messages, **wrong), account)
     assert sentence.startswith(said)
     (sentence,) = GATEWAY.check_send(batch(outgoing("13900000000", content="8899")), account)
     assert sentence.startswith("params are missing")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "given", "goes"),
+    [
+        (["13900000000"], {}, False),
+        (["13900000000"], {"template_id": None}, False),
+        (["13900000000"], {"sign": None, "template_id": None}, True),
+        (["+447700900123"], {}, True),
+        (["+13900000000"], {}, True),
+        (["+8613900000000"], {}, False),
+    ],
+)
+def test_without_a_market_a_request_goes_where_it_can(
+    account: Account, numbers: list[str], given: dict[str, Any], goes: bool
+) -> None:
+    messages = [outgoing(number, params=["8899"]) for number in numbers]
+    assert sending.goes_abroad(batch(*messages, **given), account) is goes
+    assert sending.check_send(batch(*messages, **given), account) == ()
+
+
+def test_both_markets_in_one_request_are_refused(account: Account) -> None:
+    both = [outgoing(number, params=["1"]) for number in ("13900000000", "+447700900123")]
+    (sentence,) = sending.check_send(batch(*both), account)
+    assert sentence.startswith("there are numbers of the mainland and abroad")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("base_url", "more", "host"),
+    [
+        ("", {}, "intlapi.1cloudsp.com"),
+        ("https://sms.example.com", {}, "sms.example.com"),
+        ("", {"international_url": "https://abroad.example.com"}, "abroad.example.com"),
+    ],
+)
+async def test_the_international_host_is_that_of_the_account(
+    account_at: Callable[..., Account], base_url: str, more: dict[str, Any], host: str
+) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        return httpx.Response(200, json={"code": "0", "batchId": "b"})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        client = GATEWAY.client(account_at("onecloudsp", base_url, **more), Transport(http, 1000))
+        await client.send(batch(outgoing("+447700900123", content="Hi"), template_id=None))
+    assert asked == [host]
 
 
 def test_what_an_international_send_needs(abroad: Account) -> None:
