@@ -35,8 +35,8 @@ Limits
     parameter. Which of the two comes is decided by the path alone: `report_path`, `inbound_path`.
     For a send none is said: 50,000 numbers were seen. Taken: 1,000 (`numbers_per_send`), as what is
     not known of one request is not known of all its numbers, and 200 texts (`texts_per_send`), which
-    is below IIS's 4 MB for the longest. The sign in 【】 must begin each text; some hosts add it. A text that `charset`
-    lacks a character for is not sent. Personal texts are `number TAB text`; what parts one from the
+    is below IIS's 4 MB for the longest. The sign in 【】 must begin each text; some hosts add it. A text
+    that `charset` lacks a character for is not sent. Personal texts are `number TAB text`; what parts one from the
     next is not said: a line break (`p2p_separator`), so a text may hold neither. The page prints
     their address at cloud.thinksms.com, all others at .cn: taken for a slip (`p2p_path`, which may
     be a whole address). No GBK twin of it is known: UTF-8 (`p2p_charset`).
