@@ -271,6 +271,8 @@ class Gateway:
     texts not quoted; None: everything can. `fill` puts variables into a template's text, None where
     it cannot. `explain` says what a code means with which the vendor refuses a
     send. `signs_by_id`: the vendor wants a sign's id, not its name.
+    `sent_under` picks, of the ids that a report may name its message by, the one that the reply to
+    its send gave, for so many numbers in the call; None: the first.
     `id_per_number`: each number of a request gets an id of its own, so that the same number twice can
     be told apart. `reports` False: nothing
     ever comes back, and "taken by the vendor" is the last that can be known of a message. `rule` is
@@ -294,6 +296,7 @@ class Gateway:
     check_send: Callable[[Batch, Account], tuple[str, ...]] | None = None
     fill: Callable[[str, Mapping[str, str] | Sequence[str]], str | None] | None = None
     explain: Callable[[str], str | None] | None = None
+    sent_under: Callable[[Sequence[str], int, Account], str] | None = None
     signs_by_id: bool = False
     id_per_number: bool = False
     reports: bool = True

@@ -5,10 +5,9 @@ import asyncio
 import msgspec
 import rich_click as click
 from rich.console import Console
-from rich.table import Table
 
 from huizhi.cli_config import settings
-from huizhi.options import say
+from huizhi.options import say, show_table
 from reconciler.jobs import Summary, one_pass
 from runtime.database import connected
 
@@ -35,21 +34,20 @@ def poll(account: str | None, output: str) -> int:
     if output == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(summaries)))
     else:
-        Console().print(_table(summaries))
+        show_table(
+            ("account", *_COUNTS, "failures"),
+            [
+                {
+                    "account": summary.account,
+                    **{name: getattr(summary, name) for name in _COUNTS},
+                    "failures": len(summary.failures),
+                }
+                for summary in summaries
+            ],
+        )
     for summary in summaries:
         for call in summary.skipped:
             say(f"{summary.account}: {call}: another process is reading; skipped")
         for failure in summary.failures:
             say(f"{summary.account}: {failure}")
     return _UNASKED if any(summary.failures for summary in summaries) else 0
-
-
-def _table(summaries: list[Summary]) -> Table:
-    table = Table("account")
-    for name in _COUNTS:
-        table.add_column(name, justify="right")
-    table.add_column("failures", justify="right")
-    for summary in summaries:
-        counts = [str(getattr(summary, name)) for name in _COUNTS]
-        table.add_row(summary.account, *counts, str(len(summary.failures)))
-    return table

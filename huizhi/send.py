@@ -71,9 +71,12 @@ def send(
     numbers = list(phones)
     if phones_file is not None:
         numbers += [line.strip() for line in phones_file.read_text("utf-8-sig").splitlines()]
+    numbers = [number for number in numbers if number]
+    if not numbers:
+        raise Problem("nobody to send to: give --phone, or --phones with a file")
     request = sending.Request(
         account=account,
-        phones=[number for number in numbers if number],
+        phones=numbers,
         content=sys.stdin.read().rstrip("\n") if content == "-" else content,
         sign=sign,
         template_id=template_id,

@@ -229,9 +229,15 @@ async def resolve(caller: Caller) -> Done:
                 settings.poll_until_hours * 3600,
                 _RESOLVED,
             )
-            keys = await sends.identify(
-                connection, settings, _identified(rows), by="report", now=now
-            )
+            found = _identified(rows)
+            if pick := settings.gateway.sent_under:
+                found = [
+                    msgspec.structs.replace(
+                        one, vendor_message_id=pick(row["names"], row["numbers"], settings.account)
+                    )
+                    for one, row in zip(found, rows, strict=True)
+                ]
+            keys = await sends.identify(connection, settings, found, by="report", now=now)
         final = await settlement.fold(connection, keys)
     if keys:
         log.info("send.resolved", account=caller.name, messages=len(keys), by="report")

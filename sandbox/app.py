@@ -71,6 +71,9 @@ class _VendorPort:
         attempt = self._attempts[thing]
         name = f"{thing}/{attempt}"
         fault = reply_fault(world.chance, rates, name, identity.kind)
+        if identity.kind == "send" and world.cuts_ordered[vendor.name, identity.account]:
+            world.cuts_ordered[vendor.name, identity.account] -= 1
+            fault = "reply_cut"
         if fault is None:
             await send_reply(send, await vendor.answer(request, identity))
             return

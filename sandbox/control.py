@@ -10,7 +10,7 @@ from litestar.params import FromQuery, JSONBody, QueryParameter
 from sandbox import clock, truth
 from sandbox.delivery import JOB_KINDS, Deliveries
 from sandbox.exchange import BadRequest
-from sandbox.statements import Statements
+from sandbox.statements import NEIGHBOUR_DAYS, Statements
 from sandbox.vendor import ReportingVendor, Vendor
 from sandbox.world import World
 
@@ -26,6 +26,13 @@ class StatementOrder(msgspec.Struct, forbid_unknown_fields=True):
     account: str
     period: str
     path: str
+    neighbour_days: Annotated[int, msgspec.Meta(ge=0, le=366)] = NEIGHBOUR_DAYS
+
+
+class CutOrder(msgspec.Struct, forbid_unknown_fields=True):
+    vendor: str
+    account: str
+    sends: Annotated[int, msgspec.Meta(ge=0, le=1000)]
 
 
 class InboundItem(msgspec.Struct, forbid_unknown_fields=True):
@@ -73,8 +80,18 @@ def control_routes(
 
     @post("/_sandbox/statements", status_code=200)
     async def write_statement(data: JSONBody[StatementOrder]) -> dict[str, Any]:
-        statement = statements.write(data.vendor, data.account, data.period, data.path)
+        statement = statements.write(
+            data.vendor, data.account, data.period, data.path, data.neighbour_days
+        )
         return {**statements.totals(statement), "faults": statements.expectations(statement)}
+
+    @post("/_sandbox/cuts", status_code=200)
+    async def cut_replies(data: JSONBody[CutOrder]) -> dict[str, Any]:
+        vendor = vendors.get(data.vendor)
+        if vendor is None or data.account not in vendor.accounts:
+            raise BadRequest(f"no account {data.account!r} at vendor {data.vendor!r}")
+        world.cuts_ordered[data.vendor, data.account] = data.sends
+        return {"sends": data.sends}
 
     @post("/_sandbox/inbound", status_code=200)
     async def receive_inbound(data: JSONBody[InboundOrder]) -> dict[str, Any]:
@@ -121,4 +138,13 @@ def control_routes(
     async def violations() -> dict[str, Any]:
         return {"items": world.violations}
 
-    return [release, get_truth, write_statement, receive_inbound, stats, requests, violations]
+    return [
+        release,
+        get_truth,
+        write_statement,
+        cut_replies,
+        receive_inbound,
+        stats,
+        requests,
+        violations,
+    ]

@@ -20,7 +20,7 @@ import msgspec
 from sandbox.exchange import Reply, Request
 from sandbox.settings import Account, Basis
 from sandbox.vendor import Identity, StatementLayout
-from sandbox.world import World
+from sandbox.world import Message, World
 
 NAME = "deepfinch"
 
@@ -154,7 +154,7 @@ class DeepFinch:
         about = (params.get(name, "") for name in sorted(PARAMETERS))
         key = self._world.occurrence(NAME, books.name, *about, request.virtual_time)
         try:
-            self._send(books, request, key)
+            message = self._send(books, request, key)
         except Refusal as refusal:
             return _json(
                 NUMBERS[refusal.word] if books.account.http_statuses else 200,
@@ -162,7 +162,9 @@ class DeepFinch:
                 reason=refusal.reason,
                 request_id=self.strange_id(key),
             )
-        return _json(200, request_id=self.strange_id(key), status="OK")
+        reply = _json(200, request_id=self.strange_id(key), status="OK")
+        reply.sent_messages = [message]
+        return reply
 
     def strange_id(self, key: str) -> str:
         """TID and 32 hex digits, like the page's TID8bf47ab6eda64476973cc5f5b6ebf57e."""
@@ -230,7 +232,7 @@ class DeepFinch:
 
     # The vendor
 
-    def _send(self, books: _Books, request: Request, key: str) -> None:
+    def _send(self, books: _Books, request: Request, key: str) -> Message:
         """Take a text or raise Refusal."""
         params, account = request.params, books.account
         undocumented = sorted(params.keys() - PARAMETERS)
@@ -250,11 +252,10 @@ class DeepFinch:
         text = _VARIABLE.sub(lambda found: values[found[1]], template)
         word = account.answers.get(phone)
         if word is None:
-            self._accept(books, request, phone, text, key)
-        else:
-            if word == "INTERNAL_ERROR" and self._chance.hit(0.5, "sent all the same", key):
-                self._accept(books, request, phone, text, key, reply_lost=True)
-            raise Refusal(word, DESCRIPTIONS.get(word, "content mismatch"))
+            return self._accept(books, request, phone, text, key)
+        if word == "INTERNAL_ERROR" and self._chance.hit(0.5, "sent all the same", key):
+            self._accept(books, request, phone, text, key, reply_lost=True)
+        raise Refusal(word, DESCRIPTIONS.get(word, "content mismatch"))
 
     def _accept(
         self,
@@ -265,7 +266,7 @@ class DeepFinch:
         key: str,
         *,
         reply_lost: bool = False,
-    ) -> None:
+    ) -> Message:
         message = self._world.new_message(
             books.account,
             vendor=NAME,
@@ -283,6 +284,7 @@ class DeepFinch:
         message.reply_lost = reply_lost
         if message.final is not None:
             message.final.handed = "lost"
+        return message
 
 
 def _values(content: str) -> dict[str, str] | None:

@@ -37,7 +37,7 @@ STATEMENT_KINDS = (
     "price_differs",
     "not_billed",
 )
-_NEIGHBOUR_DAYS = timedelta(days=31)
+NEIGHBOUR_DAYS = 31
 
 
 @dataclass(slots=True, eq=False)
@@ -79,9 +79,17 @@ class Statements:
 
     # Writing
 
-    def write(self, vendor_name: str, account_name: str, period: str, path: str) -> Statement:
+    def write(
+        self,
+        vendor_name: str,
+        account_name: str,
+        period: str,
+        path: str,
+        neighbour_days: int = NEIGHBOUR_DAYS,
+    ) -> Statement:
         """Write the period's statement to `path`; the same call again writes the same bytes.
 
+        What was sent up to `neighbour_days` before or after the period may be billed in it.
         Raises BadRequest for an unknown vendor or account, or a period that is none.
         """
         vendor = self.vendors.get(vendor_name)
@@ -92,7 +100,8 @@ class Statements:
         except ValueError as error:
             raise BadRequest(str(error)) from error
         statement = Statement(vendor_name, account_name, period, start, end)
-        self._fill(statement, vendor, vendor.accounts[account_name])
+        near = timedelta(days=neighbour_days)
+        self._fill(statement, vendor, vendor.accounts[account_name], near)
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(self._export(statement, vendor))
@@ -100,7 +109,9 @@ class Statements:
         self.written[vendor_name, account_name, period] = statement
         return statement
 
-    def _fill(self, statement: Statement, vendor: Vendor, account: Account) -> None:
+    def _fill(
+        self, statement: Statement, vendor: Vendor, account: Account, near: timedelta
+    ) -> None:
         world = self._world
         rates = world.faults_of(account)
         mine = sorted(
@@ -126,7 +137,13 @@ class Statements:
                 fault = chosen.get(message, "")
                 statement.lines += self._lines_of(vendor, account, message, fault)
         self._bill_undelivered(statement, vendor, account, rates, of_period)
-        self._bill_neighbours(statement, vendor, account, rates, mine)
+        neighbours = [
+            each
+            for each in mine
+            if statement.start - near <= each.sent_at < statement.start
+            or statement.end <= each.sent_at < statement.end + near
+        ]
+        self._bill_neighbours(statement, vendor, account, rates, neighbours)
         self._bill_never_sent(statement, vendor, account, rates, charged)
         statement.lines.sort(key=lambda line: line.sent_at)
 
@@ -227,14 +244,9 @@ class Statements:
         vendor: Vendor,
         account: Account,
         rates: Faults,
-        mine: list[Message],
+        neighbours: list[Message],
     ) -> None:
-        """Bill messages of the months around here; their own statement will lack them."""
-
-        def is_near(message: Message) -> bool:
-            before = statement.start - _NEIGHBOUR_DAYS <= message.sent_at < statement.start
-            return before or statement.end <= message.sent_at < statement.end + _NEIGHBOUR_DAYS
-
+        """Bill messages of the days around here; their own statement will lack them."""
         already = {
             line.message
             for (name, account_name, period), other in self.written.items()
@@ -244,11 +256,8 @@ class Statements:
         }
         near = [
             each
-            for each in mine
-            if is_near(each)
-            and is_charged(each, account)
-            and is_clear(each, account)
-            and each not in already
+            for each in neighbours
+            if is_charged(each, account) and is_clear(each, account) and each not in already
         ]
         for message in self._choose(
             "billed_out_of_period", rates.billed_out_of_period, rates, near

@@ -126,6 +126,8 @@ class World:
         self.odd_pushes: list[dict[str, Any]] = []
         """Forged and malformed ones, as rows of the truth."""
         self.reply_faults: list[dict[str, Any]] = []
+        self.cuts_ordered: Counter[tuple[str, str]] = Counter()
+        """How many replies to the next sends of an account (vendor and name) are to be cut."""
         self.violations: list[dict[str, Any]] = []
         self.requests: deque[tuple[str, str, Request]] = deque(maxlen=settings.record_requests)
         self.counts: Counter[str] = Counter()

@@ -21,6 +21,8 @@ Identity
     whichever it goes by, the other ids that it may have been registered under are `also`. The last
     of these is the sixth part of a smUuid of seven (nnnnn_n_n_MOBILE_n_TOKEN_n), which looks like
     the batchId: believed only where the fourth part is the report's number.
+    Which of them the bill has is not said; the one that the send answered is taken, also for a send
+    whose reply was lost.
 Limits
     50,000 numbers with one text, 10,000 with a text each (`data`): so says the page of the
     international send, taken for the domestic one too. Variables are joined by ##; a variable that
@@ -53,7 +55,7 @@ from gateways.onecloudsp.client import (
 )
 from gateways.onecloudsp.codes import REFUSALS
 from gateways.onecloudsp.replies import parse_reply
-from gateways.onecloudsp.sending import check_send, fill
+from gateways.onecloudsp.sending import check_send, fill, sent_under
 
 GATEWAY = Gateway(
     name="onecloudsp",
@@ -69,4 +71,5 @@ GATEWAY = Gateway(
     check_send=check_send,
     fill=fill,
     explain=REFUSALS.get,
+    sent_under=sent_under,
 )

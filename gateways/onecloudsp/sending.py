@@ -8,6 +8,7 @@ from gateways.phone import is_mainland
 
 _SEPARATOR = "##"
 _SEPARATORS = re.compile(r"##|\$\$")
+_UUID_BLANKS = 6
 _HOLE = re.compile(r"\{(\d{1,2})\}", re.ASCII)
 
 
@@ -58,6 +59,20 @@ def fill(text: str, params: Mapping[str, str] | Sequence[str]) -> str | None:
     if {int(hole) for hole in _HOLE.findall(text)} != set(range(1, len(variables) + 1)):
         return None
     return _HOLE.sub(lambda hole: variables[int(hole[1]) - 1], text)
+
+
+def sent_under(names: Sequence[str], numbers: int, account: Account) -> str:
+    """Return the id that a send answered: a smUuid for one domestic number, else the batchId.
+
+    One number sent at a given time goes by the batch too; that its smUuid is taken then, only a
+    bill would tell.
+    """
+    single = numbers == 1 and account.options.market != "international"
+    return next((name for name in names if _is_uuid(name) == single), names[0])
+
+
+def _is_uuid(name: str) -> bool:
+    return name.count("_") == _UUID_BLANKS
 
 
 def _variables(outgoing: Outgoing) -> list[str]:

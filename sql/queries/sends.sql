@@ -313,7 +313,7 @@ WHERE id = $1 AND state IN ('queued', 'calling', 'indeterminate');
 -- name: identifiable_by_reports
 -- Finds messages whose outcome is not known and whose number is named, in the time in question, by orphaned
 -- reports of exactly one id, while no other message to that number is in doubt. The few in doubt are looked
--- up among all orphans, which are few too.
+-- up among all orphans, which are few too. `names` are all ids that the reports may mean, the likeliest first.
 WITH doubtful AS (
     SELECT
         m.shard,
@@ -322,8 +322,10 @@ WITH doubtful AS (
         m.sent_at,
         m.registered_at,
         m.status,
+        s.numbers,
         count(*) OVER (PARTITION BY m.phone) AS rivals
     FROM messages AS m
+    INNER JOIN submissions AS s ON m.submission_id = s.id
     WHERE
         m.account = $1
         AND m.submission_id IS NOT NULL
@@ -336,20 +338,21 @@ SELECT
     d.id,
     d.phone,
     d.sent_at,
-    min(r.vendor_message_id) AS vendor_message_id
+    d.numbers,
+    min(r.vendor_message_id) FILTER (WHERE NOT r.alternate) AS vendor_message_id,
+    array_agg(r.vendor_message_id ORDER BY r.alternate, r.vendor_message_id) AS names
 FROM doubtful AS d
 INNER JOIN reports AS r
     ON
         d.phone = r.phone
         AND r.account = $1
         AND r.orphan
-        AND NOT r.alternate
         AND coalesce(r.reported_at, r.received_at) >= d.sent_at - make_interval(secs => $3::float8)
         AND coalesce(r.reported_at, r.received_at) <= d.sent_at + make_interval(secs => $4::float8)
         AND r.received_at >= d.registered_at - make_interval(secs => $3::float8)
 WHERE d.status = 'indeterminate' AND d.rivals = 1 AND d.registered_at <= $2
-GROUP BY d.shard, d.id, d.phone, d.sent_at
-HAVING count(DISTINCT r.vendor_message_id) = 1
+GROUP BY d.shard, d.id, d.phone, d.sent_at, d.numbers
+HAVING count(DISTINCT r.vendor_message_id) FILTER (WHERE NOT r.alternate) = 1
 LIMIT $5;
 
 -- name: identifiable_by_statement

@@ -370,3 +370,36 @@ def test_stopping_the_whole_service_leaves_no_process(dsn: str, tmp_path: Path) 
         assert "Traceback" not in service.log.read_text()
     finally:
         service.end()
+
+
+def test_a_demo_that_is_ended_leaves_no_process(tmp_path: Path) -> None:
+    folder = tmp_path / "play"
+    demo = subprocess.Popen(
+        [*HUIZHI, "demo", "--folder", str(folder), "--messages", "700"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert demo.stdout is not None
+    try:
+        until(lambda: "receiver and vendors are up" in demo.stdout.readline(), 90)
+        started = [
+            pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if at(pid, folder)
+        ]
+        assert len(started) >= 2
+        demo.send_signal(signal.SIGTERM)
+        assert demo.wait(60) == 128 + signal.SIGTERM
+        until(lambda: not any(map(running, started)))
+    finally:
+        demo.kill()
+        demo.wait()
+        demo.stdout.close()
+
+
+def at(pid: int, folder: Path) -> bool:
+    """Whether a process works in `folder`."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cwd").resolve() == folder
+    return False

@@ -713,3 +713,20 @@ async def test_a_page_that_was_cut_gives_what_came_whole(
     parsed = GATEWAY.parse_reply(reply, home.account)
     assert 0 < len(parsed.events) == sum(lost["salvageable"] for lost in row["lost"])
     assert parsed.problems == (f"the JSON breaks off after row {parsed.rows}",)
+
+
+@pytest.mark.parametrize(
+    ("names", "numbers", "taken"),
+    [
+        (["token", "10_1_0_13800138000_1_token_1"], 1, 1),
+        (["10_1_0_13800138000_1_token_1", "token"], 1, 0),
+        (["10_1_0_13800138000_1_token_1", "token"], 2, 1),
+        (["token"], 1, 0),
+    ],
+)
+def test_a_message_stands_under_the_id_that_its_send_answered(
+    account: Account, abroad: Account, names: list[str], numbers: int, taken: int
+) -> None:
+    assert GATEWAY.sent_under is not None
+    assert GATEWAY.sent_under(names, numbers, account) == names[taken]
+    assert GATEWAY.sent_under(names, numbers, abroad) == "token"

@@ -433,3 +433,24 @@ def test_segments_are_explained_by_a_rule_or_as_an_account_counts(tmp_path: Path
     assert mistake(huizhi(tmp_path, "segments", "x", "--account", "nobody")) == (
         "no account 'nobody' in huizhi.toml; there are: sms, think"
     )
+
+
+async def test_a_table_in_a_pipe_is_not_cut_to_a_terminal(
+    typed: Typed, tmp_path: Path, database: Database
+) -> None:
+    env = {"DATABASE_URL": database.dsn.reveal(), "COLUMNS": "40", "PYTHONUTF8": "1"}
+    told = await asyncio.to_thread(huizhi, tmp_path, "poll", "--account", "think", env=env)
+    assert told.returncode == 0
+    head, row = (line.split() for line in told.stdout.splitlines())
+    assert (head[0], head[-1]) == ("account", "failures")
+    assert row == ["think", *["0"] * 8]
+
+
+async def test_sending_to_nobody_is_said_in_the_words_of_the_command(
+    typed: Typed, tmp_path: Path
+) -> None:
+    (tmp_path / "nobody.txt").write_text("\n \n", "utf-8")
+    for given in ((), ("--phones", "nobody.txt")):
+        told = await typed("send", "--account", "sms", "--content", "x", *given)
+        assert (told.returncode, told.stdout) == (2, "")
+        assert told.stderr == "huizhi: nobody to send to: give --phone, or --phones with a file\n"

@@ -15,7 +15,7 @@ import pytest
 from dialect import DIALECT, settings_of
 from pretend import Answer, Vendor, serving
 
-from gateways.gateway import Batch, Call, Callback, Gateway, Reply
+from gateways.gateway import Account, Batch, Call, Callback, Gateway, Reply
 from gateways.http import Transport, open_client
 from reconciler import ledger, periods, reading, sending, statements
 from reconciler.poll import Caller
@@ -510,6 +510,27 @@ async def test_a_report_is_that_of_whichever_id_is_registered(
         assert (message["status"], message["vendor_code"]) == ("delivered", "1")
         assert await house.orphans() == 0
         assert len((await house.message(message["id"]))["reports"]) == 2
+
+
+async def test_a_report_identifies_a_message_under_the_id_that_its_send_answered(
+    pool: Any, tmp_path: Path
+) -> None:
+    asked: list[tuple[list[str], int]] = []
+
+    def sent_under(names: Sequence[str], numbers: int, _account: Account) -> str:
+        asked.append((list(names), numbers))
+        return "single"
+
+    gateway = dataclasses.replace(DIALECT, sent_under=sent_under)
+    async with _house(pool, tmp_path, _ids, gateway, poll_after_seconds=0) as house:
+        await _in_doubt(house, PHONES[0])
+        at = datetime.now(UTC).isoformat()
+        await house.push("batch", PHONES[0], also=["single", "sixth"], at=at)
+        assert (await sending.resolve(house.caller)).final == 1
+        assert asked == [(["batch", "single", "sixth"], 1)]
+        (message,) = await house.messages()
+        assert (message["vendor_message_id"], message["status"]) == ("single", "delivered")
+        assert await house.orphans() == 0
 
 
 async def test_a_report_of_nobody_is_one_orphan(pool: Any, tmp_path: Path) -> None:

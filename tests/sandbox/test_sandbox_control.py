@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -36,6 +37,19 @@ async def test_release_waits_until_all_is_attempted_and_can_be_narrowed(
         assert len(customer.received) == 3
 
 
+async def test_cut_reply_to_a_send_hides_a_text_that_was_sent(configure: Any, play: Any) -> None:
+    async with play(configure()) as it:
+        order = {"vendor": "thinkapi", "account": "think-main", "sends": 1}
+        assert (await it.http.post("/_sandbox/cuts", json=order)).json() == {"sends": 1}
+        with pytest.raises(httpx.RemoteProtocolError):
+            await it.think_send("13800138000")
+        await it.think_send("13800138001")
+        assert [row["reply_lost"] for row in it.handle.truth("message")] == [True, False]
+        (fault,) = it.handle.truth("reply")
+        assert fault["kind"] == "reply_cut"
+        assert [lost["phone"] for lost in fault["lost"]] == ["13800138000"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
@@ -44,6 +58,8 @@ async def test_release_waits_until_all_is_attempted_and_can_be_narrowed(
         ("GET", "truth?type=lies", None),
         ("POST", "statements", {"vendor": "x", "account": "y", "period": "2026-10", "path": "z"}),
         ("POST", "inbound", {"vendor": "thinkapi", "account": "think-main", "items": []}),
+        ("POST", "cuts", {"vendor": "thinkapi", "account": "nobody", "sends": 1}),
+        ("POST", "cuts", {"vendor": "thinkapi", "account": "think-main", "sends": -1}),
     ],
 )
 async def test_misuse_is_refused(
