@@ -22,6 +22,8 @@ COMMANDS = {
     "replay": ("huizhi.replay:replay", "Parse quarantined callbacks again."),
     "statement": ("huizhi.statement:statement", "Import and list vendors' bills."),
     "reconcile": ("huizhi.reconcile:reconcile", "Hold a bill against the ledger."),
+    "evidence": ("huizhi.evidence:evidence", "Pack a reconciliation with all its evidence."),
+    "chain": ("huizhi.chain:chain", "Check the chain over everything recorded."),
     "balance": ("huizhi.balance:balance", "Ask what accounts have left."),
     "inbound": ("huizhi.inbound:inbound", "List messages from handsets (上行)."),
     "keyword": ("huizhi.keyword:keyword", "Have a text checked for forbidden words."),

@@ -6,6 +6,7 @@ import hmac
 import math
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -43,8 +44,20 @@ from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Sen
 
 from gateways.errors import Unsupported
 from gateways.http import open_client
-from reconciler import audit, exports, ledger, match, periods, reading, sending, statements
+from reconciler import (
+    audit,
+    chain,
+    evidence,
+    exports,
+    ledger,
+    match,
+    periods,
+    reading,
+    sending,
+    statements,
+)
 from reconciler.jobs import holder
+from reconciler.lease import LeaseLost
 from reconciler.poll import Caller, callers
 from reconciler.reading import Page
 from reconciler.tables import FileError
@@ -506,6 +519,40 @@ async def run_audit(
     )
 
 
+@get("/v1/reconciliations/{run_id:uuid}/evidence", responses=_problems(404, 409, 422))
+async def show_evidence(state: State, run_id: FromPath[UUID], head: Text = None) -> Stream:
+    """Give a reconciliation's evidence package: a zip that is checked without us."""
+    if head is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", head):
+        raise Unprocessable("head: expected 64 hexadecimal digits")
+    anchored = None if head is None else bytes.fromhex(head)
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="huizhi-"))
+    path = folder / "evidence.zip"
+    try:
+        async with state.database.connection() as connection:
+            await evidence.write(
+                state.pool, connection, run_id, path, holder=holder(), head=anchored
+            )
+    except BaseException as error:
+        shutil.rmtree(folder)
+        if isinstance(error, evidence.NoRun):
+            raise NotFoundException("no such reconciliation") from None
+        raise
+    return Stream(
+        exports.file_chunks(path),
+        media_type="application/zip",
+        headers={"content-disposition": f'attachment; filename="evidence-{run_id}.zip"'},
+    )
+
+
+@get("/v1/chain/head", responses=_problems())
+async def show_chain_head(state: State) -> dict[str, Any]:
+    """Show the newest link of the chain: what is anchored outside."""
+    async with state.pool.acquire() as connection:
+        found = await chain.head(connection)
+        behind = await chain.behind_seconds(connection)
+    return {**msgspec.structs.asdict(found), "behind_seconds": behind}
+
+
 @get("/v1/signs", responses=LISTING)
 async def list_signs(
     state: State,
@@ -659,6 +706,7 @@ async def list_pulls(
 async def show_metrics(state: State) -> Response[bytes]:
     """Give what the processes of this machine count, for Prometheus."""
     await _show_balances(state)
+    await _show_chain(state)
     text = await asyncio.to_thread(metrics.exposition, os.environ.get(metrics.FOLDER_VARIABLE))
     return Response(text, media_type="text/plain; version=0.0.4")
 
@@ -717,6 +765,8 @@ def create_app(
             list_discrepancies,
             list_audit,
             run_audit,
+            show_evidence,
+            show_chain_head,
             list_signs,
             list_templates,
             list_inbound,
@@ -743,7 +793,10 @@ def create_app(
             match.Impossible: _unprocessable,
             sending.Unfit: _unprocessable,
             sending.KeyReused: _unprocessable,
-            sending.StillSending: _still_sending,
+            sending.StillSending: _try_again,
+            evidence.NotLinked: _try_again,
+            evidence.BadHead: _unprocessable,
+            LeaseLost: _try_again,
             sending.NothingSent: _nothing_sent,
             sending.Interrupted: _interrupted,
             Unsupported: _unprocessable,
@@ -906,6 +959,19 @@ async def _show_balances(state: State) -> None:
         metrics.BALANCE.labels(account, kind).set(float(amount))
 
 
+async def _show_chain(state: State) -> None:
+    """Set the gauges to the newest link, whichever process made it."""
+    try:
+        async with asyncio.timeout(2), state.pool.acquire() as connection:
+            found = await chain.head(connection)
+            behind = await chain.behind_seconds(connection)
+    except DATABASE_ERRORS as error:
+        log.warning("chain.not_shown", error=type(error).__name__)
+        return
+    metrics.CHAIN_HEIGHT.set(found.height)
+    metrics.CHAIN_BEHIND_SECONDS.set(behind)
+
+
 def _sent_rows(body: bytes, content_type: str) -> list[Any]:
     """Return the decoded rows of a JSON array or NDJSON; a line that is no JSON is a ValueError in its place."""
     text = body.lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -1008,7 +1074,7 @@ def _unprocessable(_: object, error: Exception) -> Response[Any]:
     return _problem_response(422, str(error))
 
 
-def _still_sending(_: object, error: Problem) -> Response[Any]:
+def _try_again(_: object, error: Exception) -> Response[Any]:
     answer = _problem_response(409, str(error))
     answer.headers["retry-after"] = "5"
     return answer

@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,13 @@ async def xlsx_file(
     columns: Sequence[str],
     rows: AsyncIterator[Mapping[str, Any]],
     headings: Sequence[str] | None = None,
+    *,
+    made_at: datetime | None = None,
 ) -> Path:
     """Write the rows to a temporary XLSX file and return its path; `file_chunks` removes it.
 
-    Raises `TooLong`.
+    It says that it was made now, or at `made_at`: then the same rows are the same bytes. Raises
+    `TooLong`.
     """
     folder = Path(tempfile.mkdtemp(prefix="huizhi-"))
     path = folder / "list.xlsx"
@@ -101,6 +105,8 @@ async def xlsx_file(
             "tmpdir": str(folder),
         },
     )
+    if made_at is not None:
+        book.set_properties({"created": made_at})
     sheet = book.add_worksheet()
     rows_so_far: Any = sheet.row_data_fh
     try:

@@ -24,6 +24,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from gateways.errors import GatewayError
 from gateways.gateway import Call
 from gateways.http import open_client
+from reconciler import chain
 from reconciler import lease as leases
 from reconciler.balances import poll_balance
 from reconciler.lease import Lease, LeaseLost
@@ -48,6 +49,7 @@ BALANCE_SECONDS = 3600.0
 SETTLE_SECONDS = 5.0
 ORPHANS_SECONDS = 60.0
 SENDS_SECONDS = 5.0
+LINK_SECONDS = 60.0
 RESOLVE_SECONDS = 10.0
 # A job that runs less often is looked at as often: to be tried again soon after it failed.
 LONGEST_TICK_SECONDS = 60.0
@@ -249,6 +251,7 @@ def jobs_of(settings: Settings, pool: Any, asking: Mapping[str, Caller]) -> list
             every_seconds=SENDS_SECONDS,
             work=lambda _: give_up_dead_sends(settings, pool),
         ),
+        Job(name="link", account="", every_seconds=LINK_SECONDS, work=partial(_link, pool)),
     ]
     for name, caller in asking.items():
         jobs += [
@@ -328,6 +331,11 @@ async def join_orphans(pool: Any) -> Done:
     """Join reports that came before their message, where registering it did not get to that."""
     async with pool.acquire() as connection:
         return Done(final=await settlement.join_left_orphans(connection))
+
+
+async def _link(pool: Any, lease: Lease) -> Done:
+    await chain.link_all(pool, lease)
+    return Done()
 
 
 async def give_up_dead_sends(settings: Settings, pool: Any) -> Done:

@@ -4,6 +4,7 @@ The matching is set-based SQL (`sql/queries/reconcile.sql`) over one snapshot of
 module brings the rules to it (period, tariffs, the clock) and makes the result of what it counted.
 """
 
+import hashlib
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal
@@ -14,7 +15,7 @@ import msgspec
 
 from reconciler.periods import Period, day_start
 from runtime import Problem
-from runtime.queries import QUERIES
+from runtime.queries import QUERIES, SQL
 from runtime.settings import AccountSettings, Tariff
 
 KINDS = (
@@ -33,6 +34,8 @@ _OPEN_END = date(9000, 1, 1)
 _OPEN_START = date(1900, 1, 1)
 # Said only of accounts whose vendor reports nothing.
 _LAST_KNOWN = "accepted_is_last_known"
+# Whatever the rules say by then, a run names those that it went by.
+_RULES_VERSION = hashlib.sha256((SQL / "queries" / "reconcile.sql").read_bytes()).hexdigest()
 _EXACT = Context(prec=100)  # the usual 28 digits would round a difference
 
 
@@ -208,6 +211,7 @@ def tariff_columns(settings: AccountSettings, currency: str) -> tuple[list[Any],
 def _rules(settings: AccountSettings, statement_version: int) -> dict[str, Any]:
     """Return what the result depends on beside the evidence, for the run's record."""
     rules: dict[str, Any] = {
+        "rules_version": _RULES_VERSION,
         "statement_version": statement_version,
         "timezone": settings.account.zone.key,
         "poll_until_hours": settings.poll_until_hours,

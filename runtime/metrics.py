@@ -57,6 +57,16 @@ BALANCE = Gauge(
     ["account", "kind"],
     multiprocess_mode="mostrecent",
 )
+CHAIN_HEIGHT = Gauge(
+    "huizhi_chain_height",
+    "Links of the chain over everything recorded",
+    multiprocess_mode="mostrecent",
+)
+CHAIN_BEHIND_SECONDS = Gauge(
+    "huizhi_chain_behind_seconds",
+    "For how long the oldest of what is not linked yet has waited",
+    multiprocess_mode="mostrecent",
+)
 
 
 def exposition(folder: str | None) -> bytes:

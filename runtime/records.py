@@ -42,6 +42,16 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
         return len(self.body) + len(self.query) + 1024
 
 
+def push_digest(account: str, method: str, query: bytes, body: bytes) -> bytes:
+    """Return the identity of a push; the headers are no part of it, see `of_callback`."""
+    return digest(b"push", account.encode(), method.encode(), query, body)
+
+
+def reply_digest(source: str, account: str, call: str, subject: str, body: bytes) -> bytes:
+    """Return the identity of a reply; `source` is "query" or "pull"."""
+    return digest(source.encode(), account.encode(), call.encode(), subject.encode(), body)
+
+
 def of_callback(account: str, callback: Callback, *, received_at: datetime, peer: str) -> Record:
     """Make the record of one push.
 
@@ -49,9 +59,7 @@ def of_callback(account: str, callback: Callback, *, received_at: datetime, peer
     callback, and no vendor here puts news into them.
     """
     return Record(
-        digest=digest(
-            b"push", account.encode(), callback.method.encode(), callback.query, callback.body
-        ),
+        digest=push_digest(account, callback.method, callback.query, callback.body),
         account=account,
         source="push",
         call=None,
@@ -76,9 +84,7 @@ def of_reply(
     """
     source = "pull" if once else "query"
     return Record(
-        digest=digest(
-            source.encode(), account.encode(), reply.call.encode(), subject.encode(), reply.body
-        ),
+        digest=reply_digest(source, account, reply.call, subject, reply.body),
         account=account,
         source=source,
         call=reply.call.value,

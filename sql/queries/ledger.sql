@@ -97,6 +97,15 @@ awaited AS (
     FROM registered AS r
     INNER JOIN given AS g ON r.shard = g.shard AND r.id = g.id
     WHERE g.next_poll_at IS NOT NULL
+),
+
+unlinked AS (
+    INSERT INTO unlinked_messages (registered_at, message_ids)
+    SELECT
+        $14,
+        array_agg(r.id ORDER BY r.id)
+    FROM registered AS r
+    HAVING count(*) > 0
 )
 
 SELECT

@@ -265,6 +265,16 @@ awaited AS (
     WHERE i.fresh AND g.next_poll_at IS NOT NULL
 ),
 
+unlinked AS (
+    INSERT INTO unlinked_messages (registered_at, message_ids)
+    SELECT
+        now(),
+        array_agg(i.id ORDER BY i.id)
+    FROM identified AS i
+    WHERE i.fresh
+    HAVING count(*) > 0
+),
+
 moved AS (
     INSERT INTO moved_messages (id, moved_to)
     SELECT

@@ -180,6 +180,8 @@ PATHS = (
     "/v1/callbacks/00/body",
     f"/v1/reconciliations/{NOBODY}",
     f"/v1/reconciliations/{NOBODY}/discrepancies",
+    f"/v1/reconciliations/{NOBODY}/evidence",
+    "/v1/chain/head",
     "/v1/jobs",
     "/v1/audit",
     "/v1/audit/by-day",

@@ -163,6 +163,7 @@ async def test_all_jobs_run_by_themselves(pool: Any, tmp_path: Path) -> None:
     assert [tuple(row) for row in rows if row["name"] != "balance"] == [
         ("give_up_dead_sends", "", None),
         ("join_orphans", "", None),
+        ("link", "", None),
         ("pull_inbound", "sms", None),
         ("pull_reports", "sms", None),
         ("query_review", "api", None),

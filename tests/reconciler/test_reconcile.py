@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
@@ -782,7 +783,9 @@ async def test_evidence_that_comes_later_changes_the_next_run_and_never_a_kept_o
 
     kept = await reading.run(connection, UUID(result["id"]))
     assert kept is not None
+    rules = Path(match.__file__).parent.parent / "sql/queries/reconcile.sql"
     assert kept["rules"] == {
+        "rules_version": hashlib.sha256(rules.read_bytes()).hexdigest(),
         "statement_version": 1,
         "timezone": "Asia/Shanghai",
         "poll_until_hours": 72.0,

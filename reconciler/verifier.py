@@ -1,0 +1,298 @@
+#!/usr/bin/env python3
+"""Checks a Huizhi evidence package offline: Python 3.9 or newer, its standard library, nothing else.
+
+    python3 verify.py [PACKAGE.zip or its folder] [--head HASH] [--statement FILE]
+Prints what each check came to; exits with 0 if all hold, else with 1.
+"""
+
+import argparse
+import csv
+import functools
+import hashlib
+import io
+import json
+import re
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Context, Decimal
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+EXACT = Context(prec=200)
+COLUMNS = [  # of discrepancies.csv and .xlsx
+    *("kind", "message_id", "vendor_message_id", "phone", "line", "sent_at", "status"),
+    *("owed_segments", "billed_segments", "price", "billed_amount", "segments", "amount"),
+]
+SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
+ESCAPED = re.compile("_x([0-9A-F]{4})_")  # what XML cannot hold, in a spreadsheet
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
+
+
+def need(holds: object, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
+
+
+def sha256(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def framed(*parts: bytes) -> bytes:
+    """sha256 over parts, each after its length in 8 bytes: no two lists are the same bytes."""
+    return sha256(*(piece for part in parts for piece in (len(part).to_bytes(8, "big"), part)))
+
+
+def unhex(text: str) -> bytes:
+    need(not re.search("[^0-9a-f]", text), f"{text[:80]!r} is no lower-case hexadecimal number")
+    return bytes.fromhex(text)
+
+
+def read_json(text: bytes, name: str) -> Any:
+    said = json.loads(text)
+    again = json.dumps(said, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    need(again.encode() == text, f"{name} is not written as it was linked")
+    return said
+
+
+class Package:
+    """The files of a package: a zip, or the folder that it was unpacked in."""
+
+    def __init__(self, place: Path) -> None:
+        self.root: Any = place if place.is_dir() else zipfile.Path(place)
+        files = [path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()]
+        self.names = files if place.is_dir() else zipfile.ZipFile(place).namelist()
+
+    def read(self, name: str) -> bytes:
+        return bytes(self.root.joinpath(name).read_bytes())
+
+    def digest(self, name: str) -> str:
+        sha = hashlib.sha256()
+        with self.root.joinpath(name).open("rb") as file:
+            for line in file:
+                sha.update(line)
+        return sha.hexdigest()
+
+    def rows(self, name: str) -> Iterator[tuple[bytes, Any]]:
+        with self.root.joinpath(name).open("rb") as file:
+            for number, line in enumerate(file, 1):
+                need(line.endswith(b"\n"), f"{name} ends within line {number}")
+                yield line[:-1], read_json(line[:-1], f"{name}, line {number}")
+
+
+class Verifier:
+    """The checks in their order; each says what holds, and raises if it does not."""
+
+    def __init__(self, package: Package, head: str, statement: Path) -> None:
+        self.package, self.anchored, self.file = package, head, statement
+        self.chain: dict[int, tuple[bytes, int]] = {}
+        self.entries: dict[tuple[str, bytes], tuple[Any, Any, Any, int]] = {}
+        self.height = self.last = self.run = self.statement = self.found = None  # type: Any
+
+    def check_files(self) -> str:
+        """every file is the one that SHA256SUMS names, and there is no other"""
+        listed: dict[str, str] = {}
+        for line in self.package.read("SHA256SUMS").decode().splitlines():
+            digest, _, name = line.partition("  ")
+            need(name and name not in listed, f"SHA256SUMS: {line[:80]!r}")
+            listed[name] = digest
+        need(sorted(self.package.names) == sorted([*listed, "SHA256SUMS"]), "missing or too many")
+        for name, digest in listed.items():
+            need(self.package.digest(name) == digest, f"{name} was changed")
+        return f"{len(listed)} files"
+
+    def check_chain(self) -> str:
+        """each link's hash is over the one before it, up to the head"""
+        for _, link in self.package.rows("chain.ndjson"):
+            height, root, previous = link["height"], unhex(link["root"]), unhex(link["previous"])
+            if self.last is not None:
+                need(height == self.last["height"] + 1, f"link {height} stands in another's place")
+                need(link["previous"] == self.last["hash"], f"link {height} does not follow")
+            numbers = (str(height).encode(), root, str(link["entries"]).encode())
+            made = framed(b"huizhi link", previous, *numbers, link["linked_at"].encode())
+            need(made.hex() == link["hash"], f"link {height} was changed")
+            self.chain[height], self.last = (root, link["entries"]), link
+        need(self.last, "there is no link")
+        head = read_json(self.package.read("head.json"), "head.json")
+        same = {name: self.last[name] for name in ("height", "hash", "linked_at")}
+        need(head == same, "head.json is not the last link")
+        need(head["hash"] == (self.anchored or head["hash"]).lower(), "the head is another one")
+        kept = "as kept outside" if self.anchored else "NOT COMPARED with one kept outside (--head)"
+        return f"{len(self.chain)} links to height {head['height']}, hash {head['hash']}, {kept}"
+
+    def check_proofs(self) -> str:
+        """every proof leads from its entry to the root of its link"""
+        for _, proof in self.package.rows("proofs.ndjson"):
+            kind, key, place = proof["kind"], unhex(proof["key"]), proof["position"]
+            content, name = unhex(proof["content"]), f"{kind} {proof['key']}"
+            words = (proof["account"].encode(), proof["at"].encode())
+            node = sha256(b"\0", framed(kind.encode(), key, *words, content))
+            need(proof["height"] in self.chain, f"{name}: there is no link {proof['height']}")
+            root, count = self.chain[proof["height"]]
+            need(0 <= place < count, f"{name}: its link has no place {place}")
+            path = [unhex(beside) for beside in proof["path"]]
+            while count > 1:
+                if place ^ 1 < count:
+                    need(path, f"{name}: the proof is too short")
+                    pair = (path.pop(0), node) if place & 1 else (node, path.pop(0))
+                    node = sha256(b"\1", *pair)
+                place, count = place >> 1, (count + 1) >> 1
+            need(not path and node == root, f"{name} is not in link {proof['height']}")
+            need((kind, key) not in self.entries, f"{name} is there twice")
+            self.entries[kind, key] = (proof["account"], proof["at"], content, proof["height"])
+        return f"{len(self.entries)} entries"
+
+    def linked(self, kind: str, key: bytes, account: str, at: str, content: bytes) -> None:
+        """Hold something against its proof, which is used up by that."""
+        *proved, height = self.entries.pop((kind, key), (None, None, None, 0))
+        need(proved == [account, at, content], f"{kind} {key.hex()} is not what was linked")
+        self.height = height if kind == "run" else self.height
+        need(height <= self.height, f"{kind} {key.hex()} was linked after the run")
+
+    def linked_text(self, kind: str, text: bytes, said: Any, at: str) -> None:
+        key = unhex(said["id"].replace("-", ""))
+        self.linked(kind, key, said["account"], said[at], sha256(text))
+
+    def check_run(self) -> str:
+        """the run, what it found, its reports and its statement are those that were linked"""
+        for name, at in (("run", "run_at"), ("statement", "imported_at")):
+            text = self.package.read(f"{name}.json")
+            setattr(self, name, read_json(text, f"{name}.json"))
+            self.linked_text(name, text, getattr(self, name), at)
+        need(self.statement["id"] == self.run["statement_id"], "it is another run's statement")
+        for name in ("discrepancies", "reports", "lines"):
+            digests = self.statement if name == "lines" else self.run
+            same = self.package.digest(f"{name}.ndjson") == digests[f"{name}_sha256"]
+            need(same, f"{name}.ndjson is not what was linked")
+        self.found = [row for _, row in self.package.rows("discrepancies.ndjson")]
+        return f"{self.run['id']}, linked at {self.last['linked_at']}"
+
+    def check_amounts(self) -> str:
+        """the discrepancies add up to the run's difference, kind by kind and exactly"""
+        result, kinds = self.run["result"], self.run["result"]["discrepancies"]
+        counts = {kind: kinds[kind]["count"] for kind in kinds}
+        need(counts == dict(Counter(row["kind"] for row in self.found)), "the counts differ")
+        for name in ("segments", "amount"):
+            sums = dict.fromkeys(kinds, Decimal(0))
+            for row in self.found:
+                sums[row["kind"]] = EXACT.add(sums[row["kind"]], Decimal(row[name]))
+            need(sums == {kind: Decimal(kinds[kind][name]) for kind in kinds}, f"{name} of a kind")
+            whole = functools.reduce(EXACT.add, sums.values(), Decimal(0))
+            owed, billed = (Decimal(result[side][name]) for side in ("owed", "billed"))
+            same = whole == Decimal(result["difference"][name]) == EXACT.subtract(billed, owed)
+            need(same, f"{name}: not what was billed less what is owed")
+        return f"{len(self.found)}, together {result['difference']['amount']} {result['currency']}"
+
+    def check_tables(self) -> str:
+        """discrepancies.csv and .xlsx say the same as what was linked"""
+        cells = [[str(cell(row[name])) for name in COLUMNS] for row in self.found]
+        csv.writer(text := io.StringIO()).writerows([COLUMNS, *cells])
+        same = self.package.read("discrepancies.csv") == text.getvalue().encode("utf-8-sig")
+        need(same, "discrepancies.csv differs")
+        if len(cells) <= 1_048_575:  # more do not fit into a spreadsheet
+            rows = list(sheet_rows(self.package.read("discrepancies.xlsx")))
+            need(rows == [COLUMNS, *cells], "discrepancies.xlsx differs")
+        return f"{len(cells)} rows"
+
+    def check_lines(self) -> str:
+        """the statement's lines add up to what was billed, and discrepancies quote them rightly"""
+        quoted: dict[int, list[Any]] = {}
+        for row in self.found:
+            quoted.setdefault(row["line"], []).append(row)
+        quoted.pop(None, None)  # type: ignore[call-overload]
+        segments, amount, priced, count = 0, Decimal(0), True, 0
+        for _, line in self.package.rows("lines.ndjson"):
+            count, segments = count + 1, segments + line["segments"]
+            priced = priced and line["amount"] is not None
+            amount = EXACT.add(amount, Decimal(line["amount"] or 0))
+            for row in quoted.pop(line["line"], ()):
+                said = {"billed_segments": line["segments"], "billed_amount": line["amount"]}
+                said.update({name: line[name] for name in ("vendor_message_id", "phone")})
+                same = all(said[name] in (None, row[name]) for name in said)
+                need(same, f"line {line['line']} is quoted wrongly")
+        need(not quoted, f"lines that are not there: {sorted(quoted)[:3]}")
+        billed = self.run["result"]["billed"]
+        same = (count, segments) == (billed["lines"], billed["segments"])
+        need(same and (not priced or amount == Decimal(billed["amount"])), "lines do not add up")
+        if self.file is not None:
+            same = sha256(self.file.read_bytes()).hex() == self.statement["file_sha256"]
+            need(same, "the statement's file is another one")
+        return f"{count} lines" + (", of this file" if self.file else "")
+
+    def check_messages(self) -> str:
+        """every message in dispute is there as it was registered"""
+        known = (row for row in self.found if row["message_id"] and row["vendor_message_id"])
+        disputed = {row["message_id"]: row for row in known}
+        for text, said in self.package.rows("messages.ndjson"):
+            row = disputed.pop(said["id"], {})
+            same = all(row.get(name) == said[name] for name in ("phone", "vendor_message_id"))
+            need(same, f"{said['id']} is in no dispute, there twice, or to another number")
+            self.linked_text("message", text, said, "registered_at")
+        need(not disputed, f"missing: {sorted(disputed)[:3]}")
+        return "none is missing"
+
+    def check_records(self) -> str:
+        """the bytes of every report are there, and are those that its digest was made of"""
+        named = {row["record"] for _, row in self.package.rows("reports.ndjson")}
+        left, bodies = set(named), {f"records/{digest}.bin" for digest in named}
+        for _, said in self.package.rows("records.ndjson"):
+            digest, parts = said["digest"], [said["source"].encode(), said["account"].encode()]
+            need(digest in left, f"{digest}: no report names it, or it is there twice")
+            left.discard(digest)
+            if said["source"] == "push":
+                need(said["call"] is said["subject"] is None, f"{digest}: no push has a call")
+                parts += [said["method"].encode(), unhex(said["query"])]
+            else:
+                need(said["method"] == said["query"] == "", f"{digest}: no reply has a query")
+                parts += [said["call"].encode(), said["subject"].encode()]
+            made = framed(*parts, self.package.read(f"records/{digest}.bin"))
+            need(made.hex() == digest, f"{digest} is not the digest of its bytes")
+            content = framed(said["headers"].encode(), (said["peer"] or "").encode())
+            self.linked("record", made, said["account"], said["received_at"], content)
+        need(not left, f"missing: {sorted(left)[:3]}")
+        there = {name for name in self.package.names if name.startswith("records/")}
+        need(there == bodies, f"no report names {sorted(there - bodies)[:3]}")
+        need(not self.entries, f"{len(self.entries)} proofs of what is not there")
+        return f"{len(named)} records"
+
+
+def cell(value: Any) -> Any:
+    """Return a value as our tables have it: no text that a spreadsheet would compute."""
+    if isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value):
+        return "'" + value
+    return "" if value is None else value
+
+
+def sheet_rows(data: bytes) -> Iterator[list[str]]:
+    """Yield the rows of a workbook's sheet as we write them."""
+    book = zipfile.ZipFile(io.BytesIO(data)).read("xl/worksheets/sheet1.xml")
+    for row in ElementTree.fromstring(book).iter(SHEET + "row"):  # noqa: S314
+        cells = dict.fromkeys("ABCDEFGHIJKLM", "")
+        for each in row:
+            cells[re.sub(r"\d", "", each.get("r", ""))] = "".join(each.itertext())
+        yield [ESCAPED.sub(lambda code: chr(int(code[1], 16)), text) for text in cells.values()]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Check a Huizhi evidence package offline.")
+    parser.add_argument("package", nargs="?", default=Path(__file__).parent, type=Path)
+    parser.add_argument("--head", help="the hash that was kept outside")
+    parser.add_argument("--statement", type=Path, help="the vendor's own file")
+    given = parser.parse_args()
+    failed, verifier = 0, None
+    for check in (made for name, made in vars(Verifier).items() if name.startswith("check_")):
+        try:
+            verifier = verifier or Verifier(Package(given.package), given.head, given.statement)
+            print(f"ok         {check.__doc__}: {check(verifier)}")
+        except Exception as error:  # whatever a forger wrote, it is a verdict and no crash
+            failed += 1
+            print(f"FAILED     {check.__doc__}: {type(error).__name__}: {error}")
+    print("NOT VERIFIED: do not rely on this package" if failed else "VERIFIED")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
