@@ -5,6 +5,7 @@ stored bytes only. A client fetches bytes and understands nothing: what a vendor
 be durable before a parser's bug can meet it.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -269,8 +270,8 @@ class Gateway:
     None) or a template before it is submitted; pure. `check_send` says, a sentence each, why what a
     sender wants cannot be sent through this account at all, before anything is; pure, phones and
     texts not quoted; None: everything can. `fill` puts variables into a template's text, None where
-    it cannot. `explain` says what a code means with which the vendor refuses a
-    send. `signs_by_id`: the vendor wants a sign's id, not its name.
+    it cannot; `variable` finds one in such a text, its first group its name. `explain` says what a
+    code means with which the vendor refuses a send. `signs_by_id`: the vendor wants a sign's id, not its name.
     `sent_under` picks, of the ids that a report may name its message by, the one that the reply to
     its send gave, for so many numbers in the call; None: the first.
     `id_per_number`: each number of a request gets an id of its own, so that the same number twice can
@@ -295,6 +296,7 @@ class Gateway:
     check_review: Callable[[ReviewKind, str, str | None], tuple[str, ...]] | None = None
     check_send: Callable[[Batch, Account], tuple[str, ...]] | None = None
     fill: Callable[[str, Mapping[str, str] | Sequence[str]], str | None] | None = None
+    variable: re.Pattern[str] | None = None
     explain: Callable[[str], str | None] | None = None
     sent_under: Callable[[Sequence[str], int, Account], str] | None = None
     signs_by_id: bool = False

@@ -24,6 +24,8 @@ COMMANDS = {
     "reconcile": ("huizhi.reconcile:reconcile", "Hold a bill against the ledger."),
     "evidence": ("huizhi.evidence:evidence", "Pack a reconciliation with all its evidence."),
     "chain": ("huizhi.chain:chain", "Check the chain over everything recorded."),
+    "discrepancy": ("huizhi.discrepancy:discrepancy", "Work on what reconciling found."),
+    "credit": ("huizhi.credit:credit", "Import and list vendors' credit notes."),
     "balance": ("huizhi.balance:balance", "Ask what accounts have left."),
     "inbound": ("huizhi.inbound:inbound", "List messages from handsets (上行)."),
     "keyword": ("huizhi.keyword:keyword", "Have a text checked for forbidden words."),

@@ -46,7 +46,9 @@ from gateways.errors import Unsupported
 from gateways.http import open_client
 from reconciler import (
     audit,
+    cases,
     chain,
+    credits,
     evidence,
     exports,
     ledger,
@@ -445,8 +447,7 @@ async def list_discrepancies(
     shape: Format = "json",
 ) -> Response[Any]:
     """List what a reconciliation found, in the order of kinds, ids and lines."""
-    if kind is not None and kind not in match.KINDS:
-        raise Unprocessable(f"no such kind; there are {', '.join(match.KINDS)}")
+    _check_kind(kind)
     async with state.pool.acquire() as connection:
         if await reading.run(connection, run_id) is None:
             raise NotFoundException("no such reconciliation")
@@ -551,6 +552,209 @@ async def show_chain_head(state: State) -> dict[str, Any]:
         found = await chain.head(connection)
         behind = await chain.behind_seconds(connection)
     return {**msgspec.structs.asdict(found), "behind_seconds": behind}
+
+
+class CaseChange(cases.Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to set in one discrepancy; with `version` only if that is still its version."""
+
+    version: int | None = None
+
+
+class CaseChanges(cases.Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to set in many discrepancies: those of `ids`, or those that `filter` meets."""
+
+    ids: list[UUID] | None = None
+    filter: cases.Filter | None = None
+
+
+Age = Annotated[
+    int | None, QueryParameter(ge=0, le=100_000, description="at least so many days old")
+]
+CaseState = Annotated[cases.State | None, QueryParameter(name="state")]
+
+
+@get("/v1/discrepancies", responses=LISTING)
+async def list_cases(
+    state: State,
+    account: Text = None,
+    period: Text = None,
+    kind: Text = None,
+    case_state: CaseState = None,
+    owner: Text = None,
+    min_age_days: Age = None,
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """List discrepancies as people work on them, followed over reruns; those found last first."""
+    chosen = cases.Filter(
+        account=account,
+        period=period,
+        kind=kind,
+        state=case_state,
+        owner=owner,
+        min_age_days=min_age_days,
+    )
+    days = _filtered_period(chosen)
+    now = datetime.now(UTC)
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.cases(
+            connection,
+            _accounts(state, account),
+            chosen,
+            days,
+            now=now,
+            cursor=cursor,
+            limit=limit,
+        ),
+        cursor=cursor,
+        limit=limit,
+        shape=shape,
+        columns=reading.CASE_COLUMNS,
+        name="discrepancies",
+    )
+
+
+@get("/v1/discrepancies/ageing", responses=LISTING)
+async def show_ageing(state: State, account: Text = None, shape: Format = "json") -> Response[Any]:
+    """Count discrepancies and add them up, by account, state and age."""
+    async with state.pool.acquire() as connection:
+        found = await reading.ageing(connection, _accounts(state, account), now=datetime.now(UTC))
+    if shape == "json":
+        return Response(found)
+
+    async def page(_connection: Any, _cursor: str | None, _limit: int) -> Page:
+        return Page(found["items"] + found["totals"], None)
+
+    return await _list(
+        state,
+        page,
+        cursor=None,
+        limit=reading.MAX_LIMIT,
+        shape=shape,
+        columns=reading.AGEING_COLUMNS,
+        name="ageing",
+    )
+
+
+@get("/v1/discrepancies/{discrepancy_id:uuid}", responses=SHOWING)
+async def show_case(state: State, discrepancy_id: FromPath[UUID]) -> dict[str, Any]:
+    """Show one discrepancy with its history."""
+    return await _shown_case(state, discrepancy_id)
+
+
+@post(
+    "/v1/discrepancies/{discrepancy_id:uuid}", status_code=200, responses=_problems(404, 409, 422)
+)
+async def change_case(
+    state: State, discrepancy_id: FromPath[UUID], data: JSONBody[CaseChange]
+) -> dict[str, Any]:
+    """Set the state, owner or note of one discrepancy, and show it."""
+    async with state.pool.acquire() as connection:
+        try:
+            await cases.change_one(
+                connection, discrepancy_id, data, version=data.version, now=datetime.now(UTC)
+            )
+        except cases.Unknown:
+            raise NotFoundException("no such discrepancy") from None
+    return await _shown_case(state, discrepancy_id)
+
+
+@post("/v1/discrepancies", status_code=200, responses=TAKING)
+async def change_cases(state: State, data: JSONBody[CaseChanges]) -> dict[str, Any]:
+    """Set the state, owner or note of up to 10,000 discrepancies, all or none."""
+    now = datetime.now(UTC)
+    if (data.ids is None) == (data.filter is None):
+        raise Unprocessable("give either ids or a filter")
+    async with state.pool.acquire() as connection:
+        if data.ids is not None:
+            done = await cases.change_many(connection, data.ids, data, now=now)
+        else:
+            assert data.filter is not None
+            done = await cases.change_filtered(
+                connection,
+                _accounts(state, data.filter.account),
+                data.filter,
+                _filtered_period(data.filter),
+                data,
+                now=now,
+            )
+    return msgspec.to_builtins(done)  # type: ignore[no-any-return]
+
+
+class CreditFile(msgspec.Struct):
+    """A vendor's credit notes as multipart form data."""
+
+    file: UploadFile
+    account: str
+    sheet: str | None = None
+
+
+@post("/v1/credits", status_code=200, responses=TAKING, request_max_body_size=MAX_UPLOAD_BYTES)
+async def import_credits(state: State, data: MultipartBody[CreditFile]) -> dict[str, Any]:
+    """Import a vendor's credit notes, whole or not at all, and set them against what is disputed."""
+    settings = _account(state, data.account)
+    path = await _spooled(data.file)
+    try:
+        async with state.pool.acquire() as connection:
+            return await credits.import_file(
+                connection,
+                settings,
+                path,
+                file_name=Path(data.file.filename or "credits").name,
+                sheet=data.sheet or None,
+                now=datetime.now(UTC),
+            )
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@get("/v1/credits", responses=LISTING)
+async def list_credits(
+    state: State,
+    account: Text = None,
+    number: Text = None,
+    unallocated: Annotated[bool, QueryParameter(description="only what is not used up")] = False,
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """List lines of credit notes with what became of each; those imported last first."""
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.credits(
+            connection,
+            _accounts(state, account),
+            number=number,
+            left=unallocated,
+            cursor=cursor,
+            limit=limit,
+        ),
+        cursor=cursor,
+        limit=limit,
+        shape=shape,
+        columns=reading.CREDIT_COLUMNS,
+        name="credits",
+    )
+
+
+async def _shown_case(state: State, case: UUID) -> dict[str, Any]:
+    async with state.pool.acquire() as connection:
+        found = await reading.case(connection, case, now=datetime.now(UTC))
+    if found is None:
+        raise NotFoundException("no such discrepancy")
+    return found
+
+
+def _filtered_period(chosen: cases.Filter) -> periods.Period | None:
+    _check_kind(chosen.kind)
+    return None if chosen.period is None else _period(chosen.period)
+
+
+def _check_kind(kind: str | None) -> None:
+    if kind is not None and kind not in match.KINDS:
+        raise Unprocessable(f"no such kind; there are {', '.join(match.KINDS)}")
 
 
 @get("/v1/signs", responses=LISTING)
@@ -767,6 +971,13 @@ def create_app(
             run_audit,
             show_evidence,
             show_chain_head,
+            list_cases,
+            show_ageing,
+            show_case,
+            change_case,
+            change_cases,
+            import_credits,
+            list_credits,
             list_signs,
             list_templates,
             list_inbound,
@@ -791,6 +1002,9 @@ def create_app(
             HTTPException: _problem,
             FileError: _unprocessable,
             match.Impossible: _unprocessable,
+            cases.Illegal: _unprocessable,
+            cases.Unknown: _unprocessable,
+            cases.Outdated: _outdated,
             sending.Unfit: _unprocessable,
             sending.KeyReused: _unprocessable,
             sending.StillSending: _try_again,
@@ -1046,7 +1260,13 @@ def _problem_response(status: int, detail: str) -> Response[Any]:
 
 
 # What parameters of our functions are called outside.
-_SPELT = {"shape": "format", "callback_state": "state", "pull_state": "state", "data": "the body"}
+_SPELT = {
+    "shape": "format",
+    "callback_state": "state",
+    "pull_state": "state",
+    "case_state": "state",
+    "data": "the body",
+}
 # What Litestar says without saying it.
 _UNSAID = {
     "'data'": "is missing",
@@ -1078,6 +1298,10 @@ def _try_again(_: object, error: Exception) -> Response[Any]:
     answer = _problem_response(409, str(error))
     answer.headers["retry-after"] = "5"
     return answer
+
+
+def _outdated(_: object, error: Problem) -> Response[Any]:
+    return _problem_response(409, str(error))
 
 
 def _nothing_sent(_: object, error: sending.NothingSent) -> Response[Any]:

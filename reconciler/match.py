@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
+from reconciler import cases
 from reconciler.periods import Period, day_start
 from runtime import Problem
 from runtime.queries import QUERIES, SQL
@@ -56,6 +57,8 @@ async def reconcile(
 ) -> dict[str, Any]:
     """Reconcile the account's newest statement of `period`; keep the run; return its result.
 
+    The period's cases are brought up to it.
+
     The result is interface section 6's object. The same evidence and rules give the same result but
     for `id`; `now` decides only which messages wait no longer for a report. Raises `Impossible`
     without a statement, a tariff for a day that needs one, or one currency.
@@ -96,6 +99,8 @@ async def reconcile(
             _rules(settings, statement["version"]),
             msgspec.json.encode(result).decode(),
         )
+    # By itself: in the run's one snapshot a person who decides meanwhile would break the run off.
+    await cases.follow(connection, run, account, period, currency=currency, now=now)
     return result
 
 

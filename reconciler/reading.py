@@ -7,14 +7,16 @@ import base64
 import binascii
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
 from gateways import segments
+from gateways.events import ReviewKind
 from gateways.phone import normalise
+from reconciler.cases import STATES, Filter, filter_arguments
 from reconciler.match import money
 from reconciler.periods import Period
 from runtime.identity import shard_of, shard_of_message
@@ -22,6 +24,7 @@ from runtime.queries import QUERIES
 from runtime.settings import AccountSettings
 
 MAX_LIMIT = 1000
+_EXACT = Context(prec=100)  # the usual 28 digits would round a sum
 
 MESSAGE_COLUMNS = (
     "id",
@@ -51,6 +54,62 @@ DISCREPANCY_COLUMNS = (
     "billed_amount",
     "segments",
     "amount",
+)
+CASE_COLUMNS = (
+    "id",
+    "account",
+    "period",
+    "kind",
+    "state",
+    "owner",
+    "note",
+    "age_days",
+    "vendor_message_id",
+    "phone",
+    "nth",
+    "message_id",
+    "line",
+    "sent_at",
+    "status",
+    "segments",
+    "amount",
+    "credited",
+    "rest",
+    "currency",
+    "found_at",
+    "ended_at",
+    "changed_at",
+    "changed_by",
+    "version",
+    "reconciliation_id",
+)
+AGE_BUCKETS = ("0_7", "8_30", "31_60", "61_90", "over_90")
+AGEING_COLUMNS = (
+    "account",
+    "currency",
+    "state",
+    *(f"{what}_{bucket}" for bucket in AGE_BUCKETS for what in ("count", "amount")),
+    "count",
+    "amount",
+    "credited",
+)
+CREDIT_COLUMNS = (
+    "credit_id",
+    "line",
+    "account",
+    "number",
+    "vendor_message_id",
+    "phone",
+    "period",
+    "amount",
+    "allocated",
+    "unallocated",
+    "currency",
+    "outcome",
+    "discrepancies",
+    "reason",
+    "file",
+    "imported_at",
 )
 REVIEW_COLUMNS = (
     "account",
@@ -204,6 +263,9 @@ async def message(
         "sign": row["sign"],
         "template_id": row["template_id"],
         "segments_because": _segments_because(row, accounts.get(row["account"])),
+        "segments_explained": await _segments_explained(
+            connection, row, accounts.get(row["account"])
+        ),
         "notes": _notes(row, accounts.get(row["account"])),
         "reports": [
             {
@@ -241,6 +303,20 @@ async def message(
                 "amount": money(discrepancy["amount"]),
             }
             for discrepancy in found
+        ],
+        "cases": [
+            {
+                "id": str(case["id"]),
+                "period": str(Period(case["first_day"], case["last_day"])),
+                "kind": case["kind"],
+                "state": case["state"],
+                "owner": case["owner"],
+                "amount": money(case["amount"]),
+                "rest": money(_EXACT.subtract(case["amount"], case["credited"])),
+            }
+            for case in await connection.fetch(
+                QUERIES["cases_of_message"], shard, row["vendor_message_id"], message_id
+            )
         ],
     }
 
@@ -703,6 +779,171 @@ async def discrepancies(
     )
 
 
+async def cases(
+    connection: Any,
+    accounts: Sequence[str],
+    chosen: Filter,
+    period: Period | None,
+    *,
+    now: datetime,
+    cursor: str | None,
+    limit: int,
+) -> Page:
+    """List discrepancies as people work on them, those found last first."""
+    at, last = key_of(cursor, datetime, UUID)
+    rows = await connection.fetch(
+        QUERIES["list_cases"],
+        list(accounts),
+        *filter_arguments(chosen, period, now),
+        at,
+        last,
+        limit + 1,
+    )
+    return _page(
+        rows,
+        limit,
+        lambda row: _case(row, now),
+        lambda row: cursor_of(row["found_at"], row["id"]),
+    )
+
+
+async def case(connection: Any, case_id: UUID, *, now: datetime) -> dict[str, Any] | None:
+    """Return one discrepancy with its history, or None."""
+    shard = shard_of_message(case_id)
+    row = await connection.fetchrow(QUERIES["case"], shard, case_id)
+    if row is None:
+        return None
+    changes = await connection.fetch(QUERIES["changes_of_case"], shard, case_id)
+    return {
+        **_case(row, now),
+        "history": [
+            {
+                "version": change["version"],
+                "at": rfc3339(change["changed_at"]),
+                "by": change["changed_by"],
+                "from": change["from_state"],
+                "to": change["to_state"],
+                "owner": change["owner"],
+                "note": change["note"],
+                "reconciliation_id": _id(change["run_id"]),
+                "credit_id": _id(change["credit_id"]),
+                "credit_line": change["credit_line"],
+            }
+            for change in changes
+        ],
+        "credits": [
+            {
+                "credit_id": str(credit["credit_id"]),
+                "line": credit["line"],
+                "number": credit["number"],
+                "amount": money(credit["amount"]),
+                "imported_at": rfc3339(credit["imported_at"]),
+            }
+            for credit in await connection.fetch(QUERIES["credits_of_case"], shard, case_id)
+        ],
+    }
+
+
+def _case(row: Any, now: datetime) -> dict[str, Any]:
+    age = (row["ended_at"] or now) - row["found_at"]
+    shown = {
+        "period": str(Period(row["first_day"], row["last_day"])),
+        "age_days": max(0, age.days),
+        "vendor_message_id": _vendor_message_id(row),
+        "rest": money(_EXACT.subtract(row["amount"], row["credited"])),
+        "reconciliation_id": str(row["run_id"]),
+        **{name: _id(row[name]) for name in ("id", "message_id")},
+        **{name: money(row[name]) for name in ("amount", "credited")},
+        **{name: rfc3339(row[name]) for name in ("sent_at", "found_at", "ended_at", "changed_at")},
+    }
+    return {name: shown[name] if name in shown else row[name] for name in CASE_COLUMNS}
+
+
+async def ageing(connection: Any, accounts: Sequence[str], *, now: datetime) -> dict[str, Any]:
+    """Return how many discrepancies there are and of what amount, by account, state and age.
+
+    `items` has a row for each account, currency and state; `totals` one for each account and
+    currency, and one for each currency. Every row adds up, and so does every column.
+    """
+    rows = await connection.fetch(QUERIES["age_cases"], list(accounts), now)
+    order = {state: place for place, state in enumerate(STATES)}
+    sums: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        bucket = AGE_BUCKETS[row["bucket"]]
+        for key in (
+            (row["account"], row["currency"], row["state"]),
+            (row["account"], row["currency"], ""),
+            ("", row["currency"], ""),
+        ):
+            sums_of = sums.setdefault(key, dict.fromkeys(AGEING_COLUMNS[3:], Decimal(0)))
+            for name, amount in (
+                (f"count_{bucket}", row["count"]),
+                ("count", row["count"]),
+                (f"amount_{bucket}", row["amount"]),
+                ("amount", row["amount"]),
+                ("credited", row["credited"]),
+            ):
+                sums_of[name] = _EXACT.add(sums_of[name], Decimal(amount))
+
+    def shown(key: tuple[str, str, str]) -> dict[str, Any]:
+        account, currency, state = key
+        return {
+            "account": account or None,
+            "currency": currency,
+            "state": state or None,
+            **{
+                name: int(value) if name.startswith("count") else money(value)
+                for name, value in sums[key].items()
+            },
+        }
+
+    states = sorted(
+        (key for key in sums if key[2]), key=lambda key: (key[0], key[1], order[key[2]])
+    )
+    totals = sorted((key for key in sums if not key[2]), key=lambda key: (key[0] == "", key))
+    return {
+        "as_of": rfc3339(now),
+        "items": [shown(key) for key in states],
+        "totals": [shown(key) for key in totals],
+    }
+
+
+async def credits(
+    connection: Any,
+    accounts: Sequence[str],
+    *,
+    number: str | None = None,
+    credit: UUID | None = None,
+    left: bool = False,
+    cursor: str | None,
+    limit: int,
+) -> Page:
+    """List lines of credit notes, those imported last first; `left`: only what is not used up."""
+    line, at, last = key_of(cursor, int, datetime, UUID)
+    rows = await connection.fetch(
+        QUERIES["list_credits"], list(accounts), number, credit, left, at, last, line, limit + 1
+    )
+    return _page(
+        rows,
+        limit,
+        lambda row: {
+            "credit_id": str(row["credit_id"]),
+            **{name: row[name] for name in ("line", "account", "number")},
+            **{name: row[name] for name in ("vendor_message_id", "phone")},
+            "period": (
+                None if row["first_day"] is None else str(Period(row["first_day"], row["last_day"]))
+            ),
+            "amount": money(row["amount"]),
+            "allocated": money(row["allocated"]),
+            "unallocated": money(_EXACT.subtract(row["amount"], row["allocated"])),
+            **{name: row[name] for name in ("currency", "outcome", "discrepancies", "reason")},
+            "file": row["file_name"],
+            "imported_at": rfc3339(row["imported_at"]),
+        },
+        lambda row: cursor_of(row["line"], row["imported_at"], row["credit_id"]),
+    )
+
+
 async def every(page: Callable[[str | None], Any]) -> AsyncIterator[dict[str, Any]]:
     """Yield the items of all pages; `page` takes a cursor and returns an awaitable `Page`."""
     cursor: str | None = None
@@ -760,6 +1001,10 @@ def _run(row: Any) -> dict[str, Any]:
     }
 
 
+def _id(id: UUID | None) -> str | None:
+    return None if id is None else str(id)
+
+
 def _money(amount: Any) -> str | None:
     return None if amount is None else money(amount)
 
@@ -783,3 +1028,71 @@ def _segments_because(row: Any, settings: AccountSettings | None) -> list[str]:
         # The settings came to say another rule or unit; what was registered stands.
         return [f"{row['segments']}: counted when the settings said otherwise", *because.lines]
     return list(because.lines)
+
+
+async def _segments_explained(
+    connection: Any, row: Any, settings: AccountSettings | None
+) -> dict[str, Any] | None:
+    """Explain the count that the settings give a message's text now; None where there is no text."""
+    if row["content"] is None or settings is None:
+        return None
+    variables = None
+    if row["template_id"] is not None and settings.gateway.variable is not None:
+        review = await connection.fetchrow(
+            QUERIES["review_text"], row["account"], ReviewKind.TEMPLATE, row["template_id"]
+        )
+        if review is not None and review["content"] is not None:
+            bracketed, body = segments.parted(row["content"], row["sign"])
+            template = review["content"].removeprefix(bracketed)
+            variables = segments.aligned(template, body, settings.gateway.variable)
+    tariff = settings.tariff_on(row["sent_at"].astimezone(settings.account.zone).date())
+    return explained(
+        row["content"],
+        row["sign"],
+        settings.rule,
+        settings.unit,
+        variables=variables,
+        price=None if tariff is None else tariff.price,
+        currency=None if tariff is None else tariff.currency,
+    )
+
+
+def explained(
+    content: str,
+    sign: str | None,
+    rule: segments.Rule,
+    unit: segments.Unit,
+    *,
+    variables: segments.Variables | None = None,
+    price: Decimal | None = None,
+    currency: str | None = None,
+) -> dict[str, Any]:
+    """Return how a text is counted, and each single change that would cost less, cheapest first.
+
+    `price` is that of one segment; without it amounts are null. Pure.
+    """
+    because = segments.explain(content, sign, rule, unit)
+    changes = segments.cheaper(content, sign, rule, unit, variables)
+    return {
+        **msgspec.to_builtins(because),
+        "variables": None if variables is None else dict(variables.values),
+        "price": _money(price),
+        "currency": currency,
+        "amount": None if price is None else money(because.segments * price),
+        "cheaper": [
+            {
+                **msgspec.to_builtins(change),
+                "amount": None if price is None else money(change.segments * price),
+                "saves_amount": None if price is None else money(change.saves * price),
+                "words": _change_words(change, price, currency),
+            }
+            for change in changes
+        ],
+    }
+
+
+def _change_words(change: segments.Change, price: Decimal | None, currency: str | None) -> str:
+    said = f"{change.words}: {change.segments} segment{'s' * (change.segments != 1)}"
+    if price is None:
+        return said
+    return " ".join(filter(None, (f"{said}, saves {money(change.saves * price)}", currency)))

@@ -79,8 +79,8 @@ _EXACT = Context(prec=100)  # the usual 28 digits would round a sum
 _TOTALS = frozenset(
     {"合计", "总计", "总共", "汇总", "总额", "共计", "total", "totals", "grandtotal", "sum"}
 )
-_SUBTOTALS = frozenset({"小计", "本页小计", "本页合计", "subtotal"})
-_ADD_UP = _TOTALS | _SUBTOTALS
+SUBTOTALS = frozenset({"小计", "本页小计", "本页合计", "subtotal"})
+_ADD_UP = _TOTALS | SUBTOTALS
 _FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
 _PHONE = re.compile(r"[+]?[\d\s()-]+", re.ASCII)
 
@@ -250,8 +250,8 @@ async def import_file(
     `progress` is told now and then, in another thread, how many lines are read and which share of
     the file.
     """
-    file_name = _printable(file_name)
-    file_digest = await asyncio.to_thread(_file_digest, path, file_name, layout.sheet)
+    file_name = shown_name(file_name)
+    file_digest = await asyncio.to_thread(file_digest_of, path, file_name, layout.sheet)
     name = account.account.name
     async with connection.transaction():
         await connection.execute(QUERIES["lock_statements"], name, period.first, period.last)
@@ -332,8 +332,11 @@ async def import_file(
     )
 
 
-def _file_digest(path: Path, file_name: str, sheet: str | None) -> bytes:
-    """Return what a statement is recognised by: another sheet of the same file is another one."""
+def file_digest_of(path: Path, file_name: str, sheet: str | None) -> bytes:
+    """Return what a file is recognised by: another sheet of the same file is another one.
+
+    32 bytes; raises `FileError`, which calls the file `file_name`.
+    """
     sha = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -361,12 +364,12 @@ async def preview(
     What is wrong in its lines stands in the preview; raises `FileError` for a file without the
     headings. Whether ids without a phone name one message each is found out by the import alone.
     """
-    file_name = _printable(file_name)
+    file_name = shown_name(file_name)
     reading = _Reading(account, file_name, layout, progress)
     return await asyncio.to_thread(reading.preview, path, format_name, expect)
 
 
-def _printable(file_name: str) -> str:
+def shown_name(file_name: str) -> str:
     """Return the name as evidence and in complaints, wherever it came from."""
     return "".join(c if c.isprintable() else "\ufffd" for c in file_name)[:200]
 
@@ -501,8 +504,8 @@ class _Reading:
 
     def _line(self, row: Row, columns: Columns) -> _Line | None:
         """Return the row's line, counted; None where it bills nothing. Raises `FileError`."""
-        word = _adds_up(row, columns)
-        if word in _SUBTOTALS:
+        word = adds_up(row, columns, "vendor_message_id")
+        if word in SUBTOTALS:
             self._check_totals(row, columns, self._part)
             self._part = Totals()
             return None
@@ -517,10 +520,10 @@ class _Reading:
             return None  # who made it, and when it was printed
         line = _Line(
             line=row.line,
-            vendor_message_id=_id(row, columns),
-            phone=_phone(row, columns),
+            vendor_message_id=id_of(row, columns),
+            phone=phone_of(row, columns),
             segments=_segments(row, columns),
-            amount=_amount(row, columns),
+            amount=amount_of(row, columns),
             sent_at=self._sent_at(row, columns),
             status=columns.get(row, "status")[:100] or None,
         )
@@ -537,7 +540,7 @@ class _Reading:
             if stated != totals.segments:
                 reason = f"the totals say {stated}, and the lines add up to {totals.segments}"
                 raise columns.error(row, "segments", reason)
-        amount = _amount(row, columns)
+        amount = amount_of(row, columns)
         if amount is not None and amount != (totals.amount or 0):
             reason = f"the totals say {amount}, and the lines add up to {totals.amount or 0}"
             raise columns.error(row, "amount", reason)
@@ -557,10 +560,13 @@ class _Reading:
             raise columns.error(row, "sent_at", reason) from None
 
 
-def _adds_up(row: Row, columns: Columns) -> str | None:
-    """Return the word that marks a row of totals; one that names a message is a line all the same."""
-    id = columns.get(row, "vendor_message_id")
-    if id and _word(id) not in _ADD_UP:
+def adds_up(row: Row, columns: Columns, naming: str) -> str | None:
+    """Return the word that marks a row of totals, one of `SUBTOTALS` for a part of the lines.
+
+    A row with anything else in the column of the field `naming` is a line all the same.
+    """
+    name = columns.get(row, naming)
+    if name and _word(name) not in _ADD_UP:
         return None
     return next((word for cell in row.cells if (word := _word(cell)) in _ADD_UP), None)
 
@@ -573,7 +579,8 @@ def _word(cell: str) -> str:
     return word.removesuffix("(元)").removesuffix("(条)").rstrip(":")
 
 
-def _id(row: Row, columns: Columns) -> str:
+def id_of(row: Row, columns: Columns) -> str:
+    """Return the vendor's id that a row names; raises `FileError`."""
     text = columns.get(row, "vendor_message_id")
     if not text:
         raise columns.error(row, "vendor_message_id", "is empty")
@@ -589,7 +596,8 @@ def _id(row: Row, columns: Columns) -> str:
     return text
 
 
-def _phone(row: Row, columns: Columns) -> str | None:
+def phone_of(row: Row, columns: Columns) -> str | None:
+    """Return the phone that a row names, normalised, or None; raises `FileError`."""
     text = columns.get(row, "phone")
     if not text:
         return None
@@ -622,7 +630,8 @@ def _segments(row: Row, columns: Columns, limit: int | None = _MAX_SEGMENTS) -> 
     return number
 
 
-def _amount(row: Row, columns: Columns) -> Decimal | None:
+def amount_of(row: Row, columns: Columns) -> Decimal | None:
+    """Return the amount of a row, or None; raises `FileError`."""
     text = columns.get(row, "amount")
     if not text:
         return None

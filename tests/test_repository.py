@@ -278,6 +278,7 @@ def test_every_query_is_used_and_every_used_query_exists() -> None:
 async def test_every_query_prepares_against_the_migrated_schema(connection: Any) -> None:
     await connection.execute(QUERIES["reconcile_tables"])
     await connection.execute(QUERIES["evidence_tables"])
+    await connection.execute(QUERIES["case_tables"])
     for name, text in QUERIES.items():
         for number, statement in enumerate(_statements(text)):
             try:

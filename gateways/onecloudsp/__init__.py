@@ -55,7 +55,7 @@ from gateways.onecloudsp.client import (
 )
 from gateways.onecloudsp.codes import REFUSALS
 from gateways.onecloudsp.replies import parse_reply
-from gateways.onecloudsp.sending import check_send, fill, sent_under
+from gateways.onecloudsp.sending import HOLE, check_send, fill, sent_under
 
 GATEWAY = Gateway(
     name="onecloudsp",
@@ -70,6 +70,7 @@ GATEWAY = Gateway(
     rule=rule,
     check_send=check_send,
     fill=fill,
+    variable=HOLE,
     explain=REFUSALS.get,
     sent_under=sent_under,
 )

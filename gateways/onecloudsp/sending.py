@@ -9,7 +9,7 @@ from gateways.phone import is_mainland
 _SEPARATOR = "##"
 _SEPARATORS = re.compile(r"##|\$\$")
 _UUID_BLANKS = 6
-_HOLE = re.compile(r"\{(\d{1,2})\}", re.ASCII)
+HOLE = re.compile(r"\{(\d{1,2})\}", re.ASCII)
 
 
 def content(outgoing: Outgoing) -> str:
@@ -56,9 +56,9 @@ def goes_abroad(batch: Batch, account: Account) -> bool:
 def fill(text: str, params: Mapping[str, str] | Sequence[str]) -> str | None:
     """Put variables into {1}, {2} and so on of a template's text; None where they do not fit."""
     variables = _listed(params)
-    if {int(hole) for hole in _HOLE.findall(text)} != set(range(1, len(variables) + 1)):
+    if {int(hole) for hole in HOLE.findall(text)} != set(range(1, len(variables) + 1)):
         return None
-    return _HOLE.sub(lambda hole: variables[int(hole[1]) - 1], text)
+    return HOLE.sub(lambda hole: variables[int(hole[1]) - 1], text)
 
 
 def sent_under(names: Sequence[str], numbers: int, account: Account) -> str:

@@ -52,7 +52,7 @@ Sources
 from gateways.gateway import Gateway
 from gateways.thinkapi.callbacks import acknowledge, parse_callback
 from gateways.thinkapi.client import Credentials, Options, ThinkApiClient, parse_reply
-from gateways.thinkapi.reviews import review_warnings
+from gateways.thinkapi.reviews import VARIABLE, review_warnings
 from gateways.thinkapi.sends import fill, send_objections
 
 GATEWAY = Gateway(
@@ -68,6 +68,7 @@ GATEWAY = Gateway(
     check_review=review_warnings,
     check_send=send_objections,
     fill=fill,
+    variable=VARIABLE,
     signs_by_id=True,
     id_per_number=True,
 )

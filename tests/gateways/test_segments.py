@@ -1,13 +1,26 @@
 """Segment counts against strings that decide, and against an encoder that takes the long way."""
 
+import itertools
 import random
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateways.segments import Rule, Unit, count, explain, signed
+from gateways.segments import (
+    Change,
+    ChangeKind,
+    Rule,
+    Unit,
+    Variables,
+    aligned,
+    cheaper,
+    count,
+    explain,
+    signed,
+)
 
 HAN, EMOJI = "汉", "😀"
 BASIC = (
@@ -277,3 +290,161 @@ def test_domestic_counts_are_those_of_cut_bytes() -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(EXTENSION), max_size=500))
 def test_any_text_is_parted_as_the_oracle_does(text: str) -> None:
     assert list(explain(text, rule=Rule.INTERNATIONAL).parts) == _oracle(text)
+
+
+# --- what would cost less -----------------------------------------------------------------------------
+
+DOLLAR = re.compile(r"\$\{([^{}]*)\}")
+
+
+def changed(change: Change, text: str, sign: str, variables: Variables | None) -> str:
+    """Make the text that a change is about, the long way."""
+    body = text.removeprefix(sign)
+    if change.kind is ChangeKind.SIGN:
+        return body
+    if change.kind is ChangeKind.SHORTER:
+        return sign + body[: len(body) - change.characters]
+    assert variables is not None
+    value = variables.values[change.about]
+    values = {**variables.values, change.about: value[: len(value) - change.characters]}
+    return sign + variables.filled(values)
+
+
+@given(TEXTS, st.sampled_from([None, "签"]), st.sampled_from(Rule), st.sampled_from(Unit))
+@example("a" * 160 + HAN, None, Rule.INTERNATIONAL, Unit.UTF16)
+@example("a" * 150, "签", Rule.INTERNATIONAL, Unit.UTF16)
+def test_cuts_are_the_shortest_that_help(
+    text: str, sign: str | None, rule: Rule, unit: Unit
+) -> None:
+    whole = signed(text, sign)
+    prefix = "【签】" if sign else ""
+    now = count(whole, rule=rule, unit=unit)
+    found = {change.kind: change for change in cheaper(text, sign, rule, unit)}
+    tried = [
+        count(whole[: len(whole) - fewer], rule=rule, unit=unit)
+        for fewer in range(len(whole) - len(prefix) + 1)
+    ]
+    helping = [fewer for fewer, segments in enumerate(tried) if segments < now]
+    change = found.get(ChangeKind.SHORTER)
+    assert (change is None) == (not helping)
+    if change is not None:
+        assert (change.characters, change.segments) == (helping[0], tried[helping[0]])
+    for change in found.values():
+        assert change.saves == now - change.segments > 0
+    for kind in (ChangeKind.SIGN, ChangeKind.SHORTER):
+        if kind in found:
+            text_now = changed(found[kind], whole, prefix, None)
+            assert count(text_now, rule=rule, unit=unit) == found[kind].segments
+    without = count(whole.removeprefix(prefix), rule=rule, unit=unit)
+    assert (ChangeKind.SIGN in found) == (without < now)
+
+
+@given(
+    st.text(alphabet=HAN + "a😀", max_size=80),
+    st.text(alphabet="b" + HAN, max_size=80),
+    st.sampled_from(Rule),
+)
+def test_cuts_of_a_variable_are_the_shortest_that_help(one: str, two: str, rule: Rule) -> None:
+    template = "${one}, dear ${two}: ${one}."
+    text = f"{one}, dear {two}: {one}."
+    variables = aligned(template, text, DOLLAR)
+    assert variables is not None
+    assert variables.values == {"one": one, "two": two}
+    now = count(text, rule=rule)
+    found = {change.about: change for change in cheaper(text, None, rule, variables=variables)}
+    for name, value in variables.values.items():
+        tried = [
+            count(variables.filled({**variables.values, name: value[:size]}), rule=rule)
+            for size in range(len(value), -1, -1)
+        ]
+        helping = [fewer for fewer, segments in enumerate(tried) if segments < now]
+        assert (name in found) == bool(helping)
+        if helping:
+            assert found[name].characters == helping[0]
+            assert found[name].segments == tried[helping[0]]
+
+
+def test_changes_are_told_the_cheapest_first() -> None:
+    found = cheaper(HAN * 100 + EMOJI * 20, "智想云创顶想云智想云创")
+    assert [(each.segments, each.kind) for each in found] == [
+        (2, ChangeKind.SHORTER),
+        (2, ChangeKind.COSTLY),
+    ]
+    several = cheaper("a" * 60 + HAN, "智想云创" * 4, Rule.INTERNATIONAL)
+    assert [each.segments for each in several] == sorted(each.segments for each in several)
+
+
+@pytest.mark.parametrize(
+    ("text", "sign", "told"),
+    [
+        (HAN * 70, None, []),
+        (HAN * 69, "签", ["2 characters fewer at the end", "without the sign"]),
+        (
+            "a" * 80 + "’",
+            None,
+            [
+                "1 character fewer at the end",
+                "1 character that GSM-7 lacks written with ones that it has: ’",
+            ],
+        ),
+        (
+            "a" * 158 + "€€",
+            None,
+            [
+                "1 character fewer at the end",
+                "2 characters that cost two written with ones that cost one: €",
+            ],
+        ),
+    ],
+)
+def test_changes_are_told_in_words(text: str, sign: str | None, told: list[str]) -> None:
+    rule = Rule.DOMESTIC if HAN in text else Rule.INTERNATIONAL
+    assert [each.words for each in cheaper(text, sign, rule)] == told
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "values"),
+    [
+        ("code ${a}", "code 12", {"a": "12"}),
+        ("${a} and ${b}", "x and y", {"a": "x", "b": "y"}),
+        ("${a} and ${b}", "x and y and z", None),
+        ("${a}${b}", "xy", None),
+        ("${a}-${a}", "x-x", {"a": "x"}),
+        ("${a}-${a}", "x-y", None),
+        ("code ${a}", "kode 12", None),
+        ("aba${a}ba", "aba", None),
+        ("fixed", "fixed", {}),
+        ("fixed", "other", None),
+        ("${a}", "", {"a": ""}),
+    ],
+)
+def test_variables_are_found_where_only_one_way_makes_the_text(
+    template: str, text: str, values: dict[str, str] | None
+) -> None:
+    found = aligned(template, text, DOLLAR)
+    assert (None if found is None else found.values) == values
+    if found is not None:
+        assert found.filled(found.values) == text
+
+
+@given(
+    st.text(alphabet="ab", max_size=8),
+    st.lists(st.text(alphabet="ab", max_size=2), min_size=2, max_size=4),
+)
+def test_variables_are_those_that_trying_all_ways_finds(text: str, texts: list[str]) -> None:
+    names = [f"v{number}" for number in range(len(texts) - 1)]
+    template = texts[0] + "".join(
+        f"${{{name}}}{after}" for name, after in zip(names, texts[1:], strict=True)
+    )
+    pieces = [text[start:end] for start, end in itertools.combinations(range(len(text) + 1), 2)]
+    ways = {
+        values
+        for values in itertools.product({"", *pieces}, repeat=len(names))
+        if texts[0] + "".join(v + t for v, t in zip(values, texts[1:], strict=True)) == text
+    }
+    found = aligned(template, text, DOLLAR)
+    if len(ways) == 1:
+        assert found is not None
+        assert tuple(found.values.values()) == next(iter(ways))
+    else:
+        assert found is None

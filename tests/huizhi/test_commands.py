@@ -454,3 +454,23 @@ async def test_sending_to_nobody_is_said_in_the_words_of_the_command(
         told = await typed("send", "--account", "sms", "--content", "x", *given)
         assert (told.returncode, told.stdout) == (2, "")
         assert told.stderr == "huizhi: nobody to send to: give --phone, or --phones with a file\n"
+
+
+def test_segments_say_what_would_cost_less_and_save_how_much(tmp_path: Path) -> None:
+    (tmp_path / "huizhi.toml").write_text(SETTINGS, "utf-8")
+    asked = ("segments", "汉" * 73)
+    assert said(huizhi(tmp_path, *asked)).splitlines()[-1] == (
+        "3 characters fewer at the end: 1 segment"
+    )
+    cheaper = "3 characters fewer at the end: 1 segment, saves"
+    told = said(huizhi(tmp_path, *asked, "--price", "0.035"))
+    assert told.splitlines()[-1] == f"{cheaper} 0.035"
+    told = said(huizhi(tmp_path, *asked, "--account", "think"))
+    assert told.splitlines()[-1] == f"{cheaper} 0.04 CNY"
+    told = said(huizhi(tmp_path, *asked, "--account", "think", "--price", "1", "--output", "json"))
+    shown = json.loads(told)
+    assert (shown["price"], shown["currency"], shown["amount"]) == ("1", "CNY", "2")
+    assert [each["saves_amount"] for each in shown["cheaper"]] == ["1"]
+    assert mistake(huizhi(tmp_path, *asked, "--price", "cheap")) == (
+        "--price: 'cheap' is no price, such as 0.035"
+    )

@@ -166,6 +166,8 @@ LISTS = (
     "/v1/callbacks",
     "/v1/statements",
     "/v1/reconciliations",
+    "/v1/discrepancies",
+    "/v1/credits",
     "/v1/signs",
     "/v1/templates",
     "/v1/inbound",
@@ -182,6 +184,8 @@ PATHS = (
     f"/v1/reconciliations/{NOBODY}/discrepancies",
     f"/v1/reconciliations/{NOBODY}/evidence",
     "/v1/chain/head",
+    f"/v1/discrepancies/{NOBODY}",
+    "/v1/discrepancies/ageing",
     "/v1/jobs",
     "/v1/audit",
     "/v1/audit/by-day",
@@ -367,6 +371,7 @@ NASTY = (
 NAMES = (
     *("limit", "cursor", "account", "phone", "vendor_message_id", "reference", "status", "from"),
     *("to", "state", "kind", "format", "period", "file", "data", "unknown", "", "中文"),
+    *("owner", "min_age_days", "number", "unallocated"),
 )
 values = st.one_of(st.sampled_from(NASTY), st.text(max_size=20))
 queries = st.lists(st.tuples(st.sampled_from(NAMES), values), max_size=4)
@@ -431,7 +436,10 @@ OPERATIONS = (
     *(("GET", path) for path in PATHS if path != "/v1/sent"),
     *(
         ("POST", path)
-        for path in ("/v1/sent", "/v1/messages", "/v1/statements", "/v1/reconciliations")
+        for path in (
+            *("/v1/sent", "/v1/messages", "/v1/statements", "/v1/reconciliations"),
+            *("/v1/discrepancies", f"/v1/discrepancies/{NOBODY}", "/v1/credits"),
+        )
     ),
 )
 
@@ -469,6 +477,7 @@ def path_of(path: str) -> str:
         (r"/v1/callbacks/00/body", "/v1/callbacks/{callback_id}/body"),
         (rf"/v1/reconciliations/{NOBODY}", "/v1/reconciliations/{run_id}"),
         (r"/v1/audit/by-day", "/v1/audit/{query_name}"),
+        (rf"/v1/discrepancies/{NOBODY}", "/v1/discrepancies/{discrepancy_id}"),
     ):
         path = re.sub(pattern, written, path)
     return path
@@ -704,7 +713,11 @@ async def nothing(_: int) -> None:
 
 async def test_every_list_is_paged_whole(api: Api, pool: Any) -> None:
     for number in range(5):
-        await upload(api, f"{BILL}a,,1,{number}\n")
+        # The last has five lines, and so do the runs.
+        await upload(api, BILL + "".join(f"a{line},,1,1\n" for line in range(number + 1)))
+    notes = "number,amount,currency\n" + "CN-1,1,CNY\n" * 5
+    given = {"data": {"account": "think"}, "files": {"file": ("credits.csv", notes)}}
+    assert (await api.post("/v1/credits", **given)).status_code == 200
     for _ in range(5):
         asked = {"account": "think", "period": "2024-10"}
         assert (await api.post("/v1/reconciliations", json=asked)).status_code == 200
@@ -899,6 +912,33 @@ async def test_count_is_explained_by_the_rule_that_the_account_has_now(api: Api,
         "3: counted when the settings said otherwise",
         "1 segment by the domestic rule",
         "70 code points of 70, 0 left",
+    ]
+
+
+async def test_message_says_what_would_have_cost_less(api: Api, pool: Any) -> None:
+    await pool.execute(
+        "INSERT INTO reviews (account, kind, vendor_id, status, content)"
+        " VALUES ('think', 'template', '7', 'approved', '您好${name}，您的订单已经发货。')"
+    )
+    name = "张" * 60
+    text = f"您好{name}，您的订单已经发货。"
+    await register(
+        api,
+        {**ROW, "content": text, "sign": "顶想云", "template_id": "7"},
+        {**ROW, "vendor_message_id": "b", "segments": 2},
+    )
+    by_id = {
+        item["vendor_message_id"]: (await got(api, f"/v1/messages/{item['id']}"))
+        for item in (await got(api, "/v1/messages"))["items"]
+    }
+    assert by_id["b"]["segments_explained"] is None
+    told = by_id["a"]["segments_explained"]
+    assert (told["segments"], told["units"], told["part_units"]) == (2, 77, [67, 10])
+    assert (told["price"], told["currency"], told["amount"]) == ("0.04", "CNY", "0.08")
+    assert told["variables"] == {"name": name}
+    assert [change["words"] for change in told["cheaper"]] == [
+        "7 characters fewer at the end: 1 segment, saves 0.04 CNY",
+        "7 characters fewer in the variable name: 1 segment, saves 0.04 CNY",
     ]
 
 

@@ -381,7 +381,9 @@ def test_old_workbooks_and_those_with_a_password_are_named(tmp_path: Path) -> No
 CELLS = st.text("aZ09,;|\"' \n任务条数￥é", max_size=8).map(str.strip)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     lines=st.lists(st.tuples(CELLS, CELLS, CELLS, CELLS), max_size=8),
     titles=st.lists(st.sampled_from(["账单", "单位，元", "2026-10"]), max_size=3),
