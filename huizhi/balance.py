@@ -16,16 +16,18 @@ from huizhi.options import (
     one_page,
     output_option,
     say,
+    show_json,
     show_list,
+    show_table,
     span_of,
     span_options,
     with_callers,
     with_pool,
 )
-from reconciler import balances, reading
+from reconciler import auditing, balances, periods, reading
 from reconciler.poll import Caller
 from runtime import Problem
-from runtime.settings import Settings
+from runtime.settings import AccountSettings, Settings
 
 _UNASKED = 2
 
@@ -33,17 +35,32 @@ _UNASKED = 2
 @click.command()
 @click.option("--account", help="Only this account; else all.")
 @click.option("--history", is_flag=True, help="List the readings kept here, and ask nobody.")
+@click.option("--audit", is_flag=True, help="Hold the readings kept here against what was sent.")
+@click.option("--period", help="With --audit: 2026-10, or 2026-10-01..2026-10-15.")
 @span_options
 @output_option(*OUTPUTS)
 def balance(
-    account: str | None, history: bool, since: str | None, until: str | None, output: str
+    account: str | None,
+    history: bool,
+    audit: bool,
+    period: str | None,
+    since: str | None,
+    until: str | None,
+    output: str,
 ) -> int:
     """Ask the vendors now what the accounts have left, and keep what they say.
 
     With `--history` lists what they have said, the newest first, also when they sent; `--from` and
-    `--to` belong to it. Exits with 2 if a vendor could not be asked, or did not answer.
+    `--to` belong to it. With `--audit` shows what an account's balances lost in a period beside what
+    was owed; a rise is shown as a rise. Exits with 2 if a vendor could not be asked, or did not answer.
     """
     settings = cli_config.settings()
+    if audit != (period is not None) or (audit and account is None):
+        raise Problem("--audit goes with --account and --period")
+    if audit and (history or since is not None or until is not None):
+        raise Problem("--audit goes with neither --history nor --from and --to")
+    if account is not None and period is not None:
+        return _audit(settings, account_of(settings, account), period, output)
     if history:
         return _history(settings, account, since, until, output)
     if since is not None or until is not None:
@@ -79,6 +96,34 @@ def balance(
         return _UNASKED if failures else 0
 
     return with_callers(settings, "balance", work)
+
+
+def _audit(settings: Settings, chosen: AccountSettings, text: str, output: str) -> int:
+    try:
+        period = periods.parse(text)
+    except ValueError as error:
+        raise Problem(str(error)) from None
+
+    async def work(pool: Any) -> int:
+        async with pool.acquire() as connection:
+
+            async def page(cursor: str | None) -> reading.Page:
+                return await auditing.intervals(
+                    connection, chosen, period, cursor=cursor, limit=reading.MAX_LIMIT
+                )
+
+            totals = await auditing.totals(connection, chosen, period)
+            if output == "json":
+                rows = [row async for row in reading.every(page)]
+                show_json({"items": rows, "next": None, "totals": totals})
+            else:
+                await show_list(page, auditing.AUDIT_COLUMNS, output)
+                if output == "table":
+                    click.echo()
+                    show_table(auditing.TOTAL_COLUMNS, totals)
+        return 0
+
+    return with_pool(settings, "balance", work)
 
 
 def _history(

@@ -1,7 +1,8 @@
 """`huizhi reconcile`: a statement against the ledger."""
 
+import getpass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import rich_click as click
@@ -10,6 +11,7 @@ from huizhi import cli_config
 from huizhi.options import (
     OUTPUTS,
     account_of,
+    one_page,
     output_option,
     show_json,
     show_list,
@@ -21,13 +23,44 @@ from huizhi.options import (
 @click.command()
 @click.option("--account", required=True)
 @click.option("--period", required=True, help="2026-10, or 2026-10-01..2026-10-15.")
+@click.option(
+    "--source",
+    type=click.Choice(("statement", "reports")),
+    default="statement",
+    show_default=True,
+    help="The bill: the newest statement, or what the vendor's reports say that messages cost.",
+)
+@click.option(
+    "--assume",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="What if: price, basis, segment_rule, segment_unit, poll_until_hours, timezone.",
+)
+@click.option("--close", is_flag=True, help="Close the period with this run, for ever.")
+@click.option("--by", metavar="NAME", help="Who closes it; else who is logged in.")
 @click.option("--discrepancies", is_flag=True, help="List every discrepancy, not their totals.")
+@click.option(
+    "--causes", is_flag=True, help="List why the bill differs; adds up to the difference."
+)
+@click.option("--adjustments", is_flag=True, help="List what changed since the period was closed.")
 @output_option(*OUTPUTS)
-def reconcile(account: str, period: str, discrepancies: bool, output: str) -> int:
-    """Hold the newest statement of a period against the ledger.
+def reconcile(
+    account: str,
+    period: str,
+    source: Literal["statement", "reports"],
+    assume: tuple[str, ...],
+    close: bool,
+    by: str | None,
+    discrepancies: bool,
+    causes: bool,
+    adjustments: bool,
+    output: str,
+) -> int:
+    """Hold the bill of a period against the ledger.
 
     Exits 0 if balanced, 1 with discrepancies. Amounts add up exactly to billed less owed. Of csv and
-    xlsx every row is a discrepancy.
+    xlsx every row is a discrepancy, or with `--causes` a cause, or with `--adjustments` a change. A
+    closed period is never opened again: what is found later is an adjustment.
     """
     from reconciler import match, periods, reading
     from runtime import Problem
@@ -38,12 +71,35 @@ def reconcile(account: str, period: str, discrepancies: bool, output: str) -> in
         days = periods.parse(period)
     except ValueError as error:
         raise Problem(str(error)) from None
+    if discrepancies + causes + adjustments > 1:
+        raise Problem("one of --discrepancies, --causes and --adjustments at a time")
+    if by is not None and not close:
+        raise Problem("--by goes with --close")
+    closing = (by or _login()) if close else None
 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
-            result = await match.reconcile(connection, chosen, days, now=datetime.now(UTC))
+            result = await match.reconcile(
+                connection,
+                chosen,
+                days,
+                now=datetime.now(UTC),
+                source=source,
+                assume=_assumptions(assume),
+                close_by=closing,
+            )
             run = UUID(result["id"])
-            if discrepancies or output in ("csv", "xlsx"):
+            if causes:
+                await show_list(one_page(result["causes"]), reading.CAUSE_COLUMNS, output)
+            elif adjustments:
+                await show_list(
+                    lambda cursor: reading.adjustments(
+                        connection, run, cursor=cursor, limit=reading.MAX_LIMIT
+                    ),
+                    reading.ADJUSTMENT_COLUMNS,
+                    output,
+                )
+            elif discrepancies or output in ("csv", "xlsx"):
                 await show_list(
                     lambda cursor: reading.discrepancies(
                         connection, run, kind=None, cursor=cursor, limit=reading.MAX_LIMIT
@@ -52,12 +108,35 @@ def reconcile(account: str, period: str, discrepancies: bool, output: str) -> in
                     output,
                 )
             elif output == "json":
-                show_json(result)
+                show_json(await reading.run(connection, run) if close else result)
             else:
                 show_result(result)
-        return 0 if result["status"] == "balanced" else 1
+                if close:
+                    click.echo(f"\nclosed by {closing}")
+        return 1 if result["discrepancies"] else 0
 
     return with_pool(settings, "reconcile", work)
+
+
+def _assumptions(given: tuple[str, ...]) -> dict[str, str]:
+    from runtime import Problem
+
+    assumptions: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise Problem(f"--assume: expected KEY=VALUE, not {text[:40]!r}")
+        if name in assumptions:
+            raise Problem(f"--assume: {name} is given twice")
+        assumptions[name] = value
+    return assumptions
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container nobody may be
+        return "unknown"
 
 
 def show_result(result: dict[str, Any]) -> None:
@@ -65,7 +144,12 @@ def show_result(result: dict[str, Any]) -> None:
     currency = result["currency"]
     owed, billed, difference = result["owed"], result["billed"], result["difference"]
     sent = result["sent"]
-    click.echo(f"{result['account']}  {result['period']}  {result['status']}\n")
+    click.echo(f"{result['account']}  {result['period']}  {result['status']}")
+    if "assumed" in result:
+        click.echo(
+            f"assumed: {', '.join(f'{name}={text}' for name, text in result['assumed'].items())}"
+        )
+    click.echo()
     show_table(
         ("", "messages", "segments", f"amount ({currency})"),
         [
@@ -109,7 +193,14 @@ def show_result(result: dict[str, Any]) -> None:
                 for kind, found in result["discrepancies"].items()
             ],
         )
+    if "adjustment" in result:
+        changed = result["adjustment"]
+        more = changed["difference"]
+        click.echo(
+            f"\nadjusts {result['adjusts']}: {changed['changed']} changed, the difference by "
+            f"{more['segments']} segments and {more['amount']} {currency}"
+        )
     click.echo()
-    for name in ("messages", "lines", "unresolved"):
+    for name in ("messages", "lines", "coverage", "unresolved"):
         counts = ", ".join(f"{count} {what}" for what, count in result[name].items())
         click.echo(f"{name}: {counts}")

@@ -46,6 +46,7 @@ from gateways.errors import Unsupported
 from gateways.http import open_client
 from reconciler import (
     audit,
+    auditing,
     cases,
     chain,
     credits,
@@ -58,6 +59,7 @@ from reconciler import (
     sending,
     statements,
 )
+from reconciler.causes import CAUSES
 from reconciler.jobs import holder
 from reconciler.lease import LeaseLost
 from reconciler.poll import Caller, callers
@@ -116,6 +118,7 @@ _MEDIA_TYPES = {
 LISTING = _problems(422)
 SHOWING = _problems(404)
 TAKING = _problems(413, 422)
+CLOSING = _problems(409, 413, 422)
 
 
 _TEXT = Schema(type=OpenAPIType.STRING)
@@ -152,11 +155,28 @@ class Unprocessable(HTTPException):
     status_code = 422
 
 
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
 class Reconciliation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to reconcile."""
+    """What to reconcile, and what becomes of it.
+
+    `source`: the newest statement, or what reports say that messages cost. `assume`: what-if, by
+    other rules than the settings'. `close` closes the period with the run, in the name of `by`.
+    """
 
     account: str
     period: str
+    source: match.Source = "statement"
+    assume: dict[str, str | int | float] = {}
+    close: bool = False
+    by: Name = "api"
+
+
+class Closing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """In whose name a period is closed."""
+
+    by: Name = "api"
 
 
 class StatementFile(msgspec.Struct):
@@ -403,38 +423,104 @@ async def list_statements(
     )
 
 
-@post("/v1/reconciliations", status_code=200, responses=TAKING)
+@post("/v1/reconciliations", status_code=200, responses=CLOSING)
 async def reconcile(state: State, data: JSONBody[Reconciliation]) -> dict[str, Any]:
-    """Reconcile an account's period against its newest statement."""
+    """Reconcile an account's period against its bill; close it, or only assume something."""
     settings = _account(state, data.account)
     period = _period(data.period)
     async with state.database.connection() as connection:
-        return await match.reconcile(connection, settings, period, now=datetime.now(UTC))
+        result = await match.reconcile(
+            connection,
+            settings,
+            period,
+            now=datetime.now(UTC),
+            source=data.source,
+            assume={name: str(value) for name, value in data.assume.items()},
+            close_by=data.by if data.close else None,
+        )
+        if data.close:
+            return await _run(connection, UUID(result["id"]))
+        return result
 
 
 @get("/v1/reconciliations", responses=LISTING)
 async def list_reconciliations(
-    state: State, account: Text = None, cursor: Text = None, limit: Limit = 100
+    state: State,
+    account: Text = None,
+    assumed: Annotated[bool, QueryParameter()] = False,
+    cursor: Text = None,
+    limit: Limit = 100,
 ) -> Response[Any]:
-    """List reconciliations, the newest first."""
+    """List reconciliations, the newest first; with `assumed` those that assume something instead."""
     return await _list(
         state,
         lambda connection, cursor, limit: reading.runs(
-            connection, account, cursor=cursor, limit=limit
+            connection, account, assumed=assumed, cursor=cursor, limit=limit
         ),
         cursor=cursor,
         limit=limit,
     )
 
 
+@post("/v1/reconciliations/{run_id:uuid}/close", status_code=200, responses=SHOWING | CLOSING)
+async def close_reconciliation(
+    state: State, run_id: FromPath[UUID], data: JSONBody[Closing | None] = None
+) -> dict[str, Any]:
+    """Close the run's period with it, for ever: what changes later is an adjustment."""
+    by = (data or Closing()).by
+    async with state.pool.acquire() as connection:
+        if not await match.close(connection, run_id, by=by, now=datetime.now(UTC)):
+            raise NotFoundException("no such reconciliation")
+        return await _run(connection, run_id)
+
+
 @get("/v1/reconciliations/{run_id:uuid}", responses=SHOWING)
 async def show_reconciliation(state: State, run_id: FromPath[UUID]) -> dict[str, Any]:
     """Show one reconciliation, with when and by which rules it was run."""
     async with state.pool.acquire() as connection:
-        found = await reading.run(connection, run_id)
-    if found is None:
-        raise NotFoundException("no such reconciliation")
-    return found
+        return await _run(connection, run_id)
+
+
+@get("/v1/reconciliations/{run_id:uuid}/causes", responses=SHOWING | LISTING)
+async def list_causes(
+    state: State, run_id: FromPath[UUID], shape: Format = "json"
+) -> Response[Any]:
+    """List why the bill differs, the cause with most money first; they add up to the difference."""
+    async with state.pool.acquire() as connection:
+        await _run(connection, run_id)
+    return await _list(
+        state,
+        lambda connection, _cursor, _limit: reading.causes(connection, run_id),
+        cursor=None,
+        limit=reading.MAX_LIMIT,
+        shape=shape,
+        columns=reading.CAUSE_COLUMNS,
+        name="causes",
+    )
+
+
+@get("/v1/reconciliations/{run_id:uuid}/adjustments", responses=SHOWING | LISTING)
+async def list_adjustments(
+    state: State,
+    run_id: FromPath[UUID],
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """List what an adjustment changes of the closed run, message by message."""
+    async with state.pool.acquire() as connection:
+        await _run(connection, run_id)
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.adjustments(
+            connection, run_id, cursor=cursor, limit=limit
+        ),
+        cursor=cursor,
+        limit=limit,
+        shape=shape,
+        columns=reading.ADJUSTMENT_COLUMNS,
+        name="adjustments",
+    )
 
 
 @get("/v1/reconciliations/{run_id:uuid}/discrepancies", responses=SHOWING | LISTING)
@@ -442,19 +528,22 @@ async def list_discrepancies(
     state: State,
     run_id: FromPath[UUID],
     kind: Text = None,
+    cause: Text = None,
     cursor: Text = None,
     limit: Limit = 100,
     shape: Format = "json",
 ) -> Response[Any]:
     """List what a reconciliation found, in the order of kinds, ids and lines."""
     _check_kind(kind)
+    every_cause = [each for causes in CAUSES.values() for each in causes]
+    if cause is not None and cause not in every_cause:
+        raise Unprocessable(f"no such cause; there are {', '.join(every_cause)}")
     async with state.pool.acquire() as connection:
-        if await reading.run(connection, run_id) is None:
-            raise NotFoundException("no such reconciliation")
+        await _run(connection, run_id)
     return await _list(
         state,
         lambda connection, cursor, limit: reading.discrepancies(
-            connection, run_id, kind=kind, cursor=cursor, limit=limit
+            connection, run_id, kind=kind, cause=cause, cursor=cursor, limit=limit
         ),
         cursor=cursor,
         limit=limit,
@@ -847,6 +936,36 @@ async def list_balances(
     )
 
 
+@get("/v1/balances/audit", responses=LISTING)
+async def audit_balances(
+    state: State,
+    account: Annotated[str, QueryParameter()],
+    period: Annotated[str, QueryParameter(description="2026-10, or 2026-10-01..2026-10-15")],
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """Audit an account's balances: what each lost between readings, beside what was owed then."""
+    settings, days = _account(state, account), _period(period)
+    # Also before a file: it says what stops the audit.
+    async with state.pool.acquire() as connection:
+        added = await auditing.totals(connection, settings, days)
+        if shape == "json":
+            found = await auditing.intervals(connection, settings, days, cursor=cursor, limit=limit)
+            return Response({"items": found.items, "next": found.next, "totals": added})
+    return await _list(
+        state,
+        lambda connection, cursor, limit: auditing.intervals(
+            connection, settings, days, cursor=cursor, limit=limit
+        ),
+        cursor=cursor,
+        limit=limit,
+        shape=shape,
+        columns=auditing.AUDIT_COLUMNS,
+        name="balance-audit",
+    )
+
+
 @get("/v1/orphans", responses=LISTING)
 async def list_orphans(
     state: State,
@@ -965,8 +1084,11 @@ def create_app(
             list_statements,
             reconcile,
             list_reconciliations,
+            close_reconciliation,
             show_reconciliation,
             list_discrepancies,
+            list_causes,
+            list_adjustments,
             list_audit,
             run_audit,
             show_evidence,
@@ -982,6 +1104,7 @@ def create_app(
             list_templates,
             list_inbound,
             list_balances,
+            audit_balances,
             list_orphans,
             list_jobs,
             list_pulls,
@@ -1002,6 +1125,7 @@ def create_app(
             HTTPException: _problem,
             FileError: _unprocessable,
             match.Impossible: _unprocessable,
+            match.Closed: _conflict,
             cases.Illegal: _unprocessable,
             cases.Unknown: _unprocessable,
             cases.Outdated: _outdated,
@@ -1010,6 +1134,7 @@ def create_app(
             sending.StillSending: _try_again,
             evidence.NotLinked: _try_again,
             evidence.BadHead: _unprocessable,
+            evidence.NoPackage: _unprocessable,
             LeaseLost: _try_again,
             sending.NothingSent: _nothing_sent,
             sending.Interrupted: _interrupted,
@@ -1137,6 +1262,13 @@ async def _list(
         media_type=_MEDIA_TYPES[shape],
         headers=disposition,
     )
+
+
+async def _run(connection: Any, run_id: UUID) -> dict[str, Any]:
+    found = await reading.run(connection, run_id)
+    if found is None:
+        raise NotFoundException("no such reconciliation")
+    return found
 
 
 async def _reviews(
@@ -1292,6 +1424,10 @@ def _problem(_: object, error: HTTPException) -> Response[Any]:
 
 def _unprocessable(_: object, error: Exception) -> Response[Any]:
     return _problem_response(422, str(error))
+
+
+def _conflict(_: object, error: Exception) -> Response[Any]:
+    return _problem_response(409, str(error))
 
 
 def _try_again(_: object, error: Exception) -> Response[Any]:

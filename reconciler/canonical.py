@@ -158,7 +158,7 @@ async def run(connection: Any, row: Any) -> bytes:
             "account": row["account"],
             "first_day": row["first_day"].isoformat(),
             "last_day": row["last_day"].isoformat(),
-            "statement_id": str(row["statement_id"]),
+            "statement_id": None if row["statement_id"] is None else str(row["statement_id"]),
             "run_at": moment(row["run_at"]),
             "rules": row["rules"],
             "result": msgspec.json.decode(row["result"]),

@@ -19,7 +19,6 @@ from uuid import UUID
 import msgspec
 
 from reconciler import canonical, chain, exports, verifier
-from reconciler.reading import DISCREPANCY_COLUMNS
 from runtime import Problem
 from runtime.queries import QUERIES
 
@@ -42,6 +41,10 @@ class NoRun(Problem):
     """There is no such run."""
 
 
+class NoPackage(Problem):
+    """No package is made of such a run; the text says in one line why."""
+
+
 class NotLinked(Problem):
     """The run, or something that it rests on, is not in the chain yet."""
 
@@ -60,11 +63,19 @@ async def write(
 
     Returns the package's head: the run's own link, or the later one whose hash is `head`, one that was
     kept outside. First links what is not linked yet. `connection` is one of its own. Memory is bounded
-    whatever the run's size; lists are spooled beside `to`. Raises `NoRun`, `NotLinked`, `BadHead`,
-    `LeaseLost` and one of `DATABASE_ERRORS`.
+    whatever the run's size; lists are spooled beside `to`. Raises `NoRun`, `NoPackage`, `NotLinked`,
+    `BadHead`, `LeaseLost` and one of `DATABASE_ERRORS`.
     """
-    if await connection.fetchrow(QUERIES["run"], run_id) is None:
+    run = await connection.fetchrow(QUERIES["run"], run_id)
+    if run is None:
         raise NoRun(f"no reconciliation {run_id}")
+    if run["assumed"]:
+        raise NoPackage(f"reconciliation {run_id} assumes something: it is no evidence")
+    if run["statement_id"] is None:
+        raise NoPackage(
+            f"reconciliation {run_id} rests on no statement, only on what reports say that messages "
+            "cost: no package is made of it"
+        )
     progress("linking")
     if await connection.fetchval(QUERIES["run_linked"], run_id) is None:
         await chain.link_now(pool, holder=holder, patience_seconds=PATIENCE_SECONDS)
@@ -156,9 +167,9 @@ async def _tables(files: Path, made_at: datetime) -> None:
     def rows() -> AsyncIterator[dict[str, Any]]:
         return _read(files / "discrepancies.ndjson")
 
-    await _spool(files / "discrepancies.csv", exports.csv_chunks(DISCREPANCY_COLUMNS, rows()))
+    await _spool(files / "discrepancies.csv", exports.csv_chunks(verifier.COLUMNS, rows()))
     try:
-        sheet = await exports.xlsx_file(DISCREPANCY_COLUMNS, rows(), made_at=made_at)
+        sheet = await exports.xlsx_file(verifier.COLUMNS, rows(), made_at=made_at)
     except exports.TooLong:
         return  # the CSV has them all
     with (files / "discrepancies.xlsx").open("wb") as file:

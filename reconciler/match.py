@@ -1,19 +1,22 @@
-"""Reconciliation: a vendor's statement against the ledger, to the last digit.
+"""Reconciliation: a vendor's bill against the ledger, to the last digit.
 
 The matching is set-based SQL (`sql/queries/reconcile.sql`) over one snapshot of the database; this
 module brings the rules to it (period, tariffs, the clock) and makes the result of what it counted.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
+import asyncpg
 import msgspec
 
-from reconciler import cases
+from reconciler import cases, causes
+from reconciler.assumptions import assumed as assumptions_of
 from reconciler.periods import Period, day_start
 from runtime import Problem
 from runtime.queries import QUERIES, SQL
@@ -30,6 +33,10 @@ KINDS = (
     "reports_contradict",
     "report_missing",
 )
+# By what the fate of a segment is known: every one that was sent is in one class.
+COVERAGE = ("pushed", "polled", "pulled", "statement_only", "expired", "unexplained")
+# What is taken for the bill.
+Source = Literal["statement", "reports"]
 # Beyond any time that a message can have: open ends that every PostgreSQL driver can carry.
 _OPEN_END = date(9000, 1, 1)
 _OPEN_START = date(1900, 1, 1)
@@ -37,11 +44,15 @@ _OPEN_START = date(1900, 1, 1)
 _LAST_KNOWN = "accepted_is_last_known"
 # Whatever the rules say by then, a run names those that it went by.
 _RULES_VERSION = hashlib.sha256((SQL / "queries" / "reconcile.sql").read_bytes()).hexdigest()
-_EXACT = Context(prec=100)  # the usual 28 digits would round a difference
+EXACT = Context(prec=100)  # the usual 28 digits would round a difference
 
 
 class Impossible(Problem):
     """A period that cannot be reconciled; the text says in one line what is missing."""
+
+
+class Closed(Problem):
+    """A period that this run cannot close; the text says in one line why."""
 
 
 def money(amount: Decimal) -> str:
@@ -53,62 +64,268 @@ def money(amount: Decimal) -> str:
 
 
 async def reconcile(
-    connection: Any, settings: AccountSettings, period: Period, *, now: datetime
+    connection: Any,
+    settings: AccountSettings,
+    period: Period,
+    *,
+    now: datetime,
+    source: Source = "statement",
+    assume: Mapping[str, str] | None = None,
+    close_by: str | None = None,
 ) -> dict[str, Any]:
-    """Reconcile the account's newest statement of `period`; keep the run; return its result.
+    """Reconcile the account's bill of `period`; keep the run; return its result.
 
-    The period's cases are brought up to it.
+    The bill is the newest statement or, from `source` "reports", what reports say that messages
+    cost. The result is interface section 6's object. The same evidence and rules give the same
+    result but for `id`; `now` decides only which messages wait no longer for a report.
 
-    The result is interface section 6's object. The same evidence and rules give the same result but
-    for `id`; `now` decides only which messages wait no longer for a report. Raises `Impossible`
-    without a statement, a tariff for a day that needs one, or one currency.
+    Of a closed period the run is an adjustment. With `close_by`, a person's name, the run closes
+    the period. With `assume` it goes by other rules than the settings', and is kept apart. The
+    period's cases are brought up to the run, unless it assumes something.
+
+    Raises `Impossible` without a bill, a tariff for a day that needs one, or one currency, or if an
+    assumption is unknown; and `Closed` if the period cannot be closed.
     """
-    account = settings.account.name
-    starts, ends = period.bounds(settings.account.zone)
-    currency = currency_in(settings, period)
-    tariffs = tariff_columns(settings, currency)
-    reports = settings.gateway.reports
-    run = uuid4()
-    async with connection.transaction(isolation="repeatable_read"):
-        statement = await connection.fetchrow(
-            QUERIES["newest_statement"], account, period.first, period.last
+    assumptions: dict[str, str] = {}
+    if assume:
+        if close_by is not None:
+            raise Closed("a run that assumes something closes no period")
+        try:
+            settings, assumptions = assumptions_of(settings, assume)
+        except ValueError as error:
+            raise Impossible(str(error)) from None
+    run = _Run(uuid4(), settings, period, now, source, assumptions, close_by)
+    while True:
+        try:
+            async with connection.transaction(isolation="repeatable_read"):
+                result = await run.make(connection)
+            break
+        except asyncpg.SerializationError:
+            # Another run of the period was under way when this began: it must see what that left.
+            continue
+    if not assumptions:
+        # By itself: in the run's one snapshot a person who decides meanwhile would break the run off.
+        await cases.follow(
+            connection,
+            run.id,
+            settings.account.name,
+            period,
+            currency=result["currency"],
+            now=now,
         )
-        if statement is None:
-            raise Impossible(f"{account} has no statement for {period}: import it first")
+    return result
+
+
+async def ranked_causes(connection: Any, run: UUID) -> list[dict[str, Any]]:
+    """Return a run's causes, the one with most money first; they add up to its difference."""
+    return [
+        {
+            "cause": row["cause"],
+            "kind": row["kind"],
+            "count": row["count"],
+            "segments": row["segments"],
+            "amount": money(row["amount"]),
+        }
+        for row in await connection.fetch(QUERIES["count_causes"], run)
+    ]
+
+
+async def close(connection: Any, run: UUID, *, by: str, now: datetime) -> bool:
+    """Close the period of `run` with it, for ever; False if there is no such run.
+
+    Raises `Closed` if the period is closed already, or the run is not its newest.
+    """
+    async with connection.transaction():
+        row = await connection.fetchrow(QUERIES["run_to_close"], run)
+        if row is None:
+            if await connection.fetchrow(QUERIES["run"], run) is None:
+                return False
+            raise Closed("a run that assumes something closes no period")
+        period = Period(row["first_day"], row["last_day"])
+        _check_open(row["account"], period, row)
+        if row["newest_run"] != run:
+            newer = row["version"] < row["versions"]
+            raise Closed(
+                f"version {row['version']} of {row['account']}'s {period} is not the newest: "
+                f"close version {row['versions']}"
+                if newer
+                else f"{row['account']}'s {period} was reconciled by an older Huizhi: do it again"
+            )
+        await _close(connection, row["account"], period, run, by, now)
+    return True
+
+
+async def _close(
+    connection: Any, account: str, period: Period, run: UUID, by: str, now: datetime
+) -> None:
+    await connection.execute(
+        QUERIES["close_period"], account, period.first, period.last, run, now, by
+    )
+
+
+def _check_open(account: str, period: Period, row: Any) -> None:
+    """Raise `Closed` if `row`, a period's, says that it is closed."""
+    if row["closed_run"] is not None:
+        raise Closed(
+            f"{account}'s {period} was closed at {row['closed_at']:%Y-%m-%d %H:%M} UTC by "
+            f"{row['closed_by']} with run {row['closed_run']} and is never opened again: "
+            "reconcile it, and the run is an adjustment"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run, in the transaction that `reconcile` gives it."""
+
+    id: UUID
+    settings: AccountSettings
+    period: Period
+    now: datetime
+    source: Source
+    assumptions: dict[str, str]
+    close_by: str | None
+
+    async def make(self, connection: Any) -> dict[str, Any]:
+        settings, period = self.settings, self.period
+        account = settings.account.name
+        days = (account, period.first, period.last)
+        # First of all, so that a run that began meanwhile shows before anything was read.
+        kept = None
+        if not self.assumptions:
+            kept = await connection.fetchrow(QUERIES["take_version"], *days)
+            if self.close_by is not None:
+                _check_open(account, period, kept)
+        currency = currency_in(settings, period)
+        starts, ends = period.bounds(settings.account.zone)
+        statement = await self._take(connection, currency)
+        await connection.execute(QUERIES["analyze_run"])
+        if self.assumptions.keys() & {"segment_rule", "segment_unit"}:
+            await causes.recount(connection, settings)
+        await causes.explain_segments(connection, settings)
+        prices = [tariff.price for tariff in settings.tariffs if tariff.currency == currency]
+        await connection.execute(
+            QUERIES["add_discrepancies"], self.id, account, starts, ends, prices
+        )
+        result = await _result(connection, self.id, settings, period, currency, self.source)
+        if self.assumptions:
+            result["status"] = f"assumed_{result['status']}"
+            result["assumed"] = self.assumptions
+        adjusts = None if kept is None else kept["closed_run"]
+        if kept is not None:
+            await connection.execute(QUERIES["take_outcomes"])
+        if adjusts is not None:
+            result["adjusts"] = str(adjusts)
+            result["adjustment"] = await self._adjust(connection, adjusts, currency)
+        await connection.execute(
+            QUERIES["add_run"],
+            self.id,
+            *days,
+            None if statement is None else statement["id"],
+            self.now,
+            _rules(settings, statement, self.assumptions),
+            msgspec.json.encode(result).decode(),
+            None if kept is None else kept["versions"],
+            bool(self.assumptions),
+            adjusts,
+        )
+        if kept is not None and adjusts is None:
+            if kept["newest_run"] is not None:
+                await connection.execute(QUERIES["drop_outcomes"], kept["newest_run"])
+            await connection.execute(QUERIES["keep_outcomes"], self.id)
+            await connection.execute(QUERIES["name_newest_run"], *days, self.id)
+        if self.close_by is not None:
+            await _close(connection, account, period, self.id, self.close_by, self.now)
+        return result
+
+    async def _take(self, connection: Any, currency: str) -> Any:
+        """Take the period's messages and its bill; return the statement, None without one."""
+        settings, period = self.settings, self.period
+        account, zone = settings.account.name, settings.account.zone
+        starts, ends = period.bounds(zone)
+        tariffs = tariff_columns(settings, currency)
+        reports = settings.gateway.reports
+        statement = None
+        if self.source == "statement":
+            statement = await connection.fetchrow(
+                QUERIES["newest_statement"], account, period.first, period.last
+            )
+            if statement is None:
+                raise Impossible(f"{account} has no statement for {period}: import it first")
         await connection.execute(QUERIES["reconcile_tables"])
-        missing_before = now - timedelta(hours=settings.poll_until_hours)
+        missing_before = self.now - timedelta(hours=settings.poll_until_hours)
         await connection.execute(
             QUERIES["take_messages"], account, starts, ends, missing_before, *tariffs, reports
         )
+        if statement is None:
+            await connection.execute(
+                QUERIES["take_charges"], account, starts, ends, *tariffs, reports
+            )
+            troubles = await connection.fetchrow(QUERIES["charge_troubles"], account, currency)
+            _check_charges(settings, period, currency, troubles)
+            return None
         await connection.execute(
             QUERIES["take_lines"], statement["id"], account, starts, ends, *tariffs, reports
         )
-        await connection.execute(QUERIES["analyze_run"])
         troubles = await connection.fetchrow(QUERIES["run_troubles"], statement["id"], starts)
         _check(settings, period, currency, troubles)
-        await connection.execute(QUERIES["add_discrepancies"], run)
-        result = await _result(connection, run, settings, period, currency)
-        await connection.execute(
-            QUERIES["add_run"],
-            run,
-            account,
-            period.first,
-            period.last,
-            statement["id"],
-            now,
-            _rules(settings, statement["version"]),
-            msgspec.json.encode(result).decode(),
+        return statement
+
+    async def _adjust(self, connection: Any, adjusts: UUID, currency: str) -> dict[str, Any]:
+        """Keep what the run changes of the closed one; return it added up."""
+        closed = msgspec.json.decode((await connection.fetchrow(QUERIES["run"], adjusts))["result"])
+        if closed["currency"] != currency:
+            raise Impossible(
+                f"{self.settings.account.name}'s {self.period} was closed in {closed['currency']}, "
+                f"and its tariffs are in {currency} now"
+            )
+        await connection.execute(QUERIES["add_adjustments"], self.id, adjusts)
+        row = await connection.fetchrow(QUERIES["count_adjustments"], self.id)
+        difference = EXACT.subtract(row["billed_amount"], row["owed_amount"])
+        return {
+            "changed": row["changed"],
+            "sent": {"messages": row["sent_messages"], "segments": row["sent_segments"]},
+            "owed": {
+                "messages": row["owed_messages"],
+                "segments": row["owed_segments"],
+                "amount": money(row["owed_amount"]),
+            },
+            "billed": {
+                "lines": row["billed_lines"],
+                "segments": row["billed_segments"],
+                "amount": money(row["billed_amount"]),
+            },
+            "difference": {
+                "segments": row["billed_segments"] - row["owed_segments"],
+                "amount": money(difference),
+            },
+        }
+
+
+def _check_charges(settings: AccountSettings, period: Period, currency: str, troubles: Any) -> None:
+    name = settings.account.name
+    _check_messages(settings, troubles)
+    if not troubles["charges"]:
+        raise Impossible(f"no report of {name}'s says what a message of {period} cost")
+    if (other := troubles["other_currency"]) is not None:
+        raise Impossible(
+            f"{name}'s reports for {period} say prices in {other}, and its tariffs are in {currency}"
         )
-    # By itself: in the run's one snapshot a person who decides meanwhile would break the run off.
-    await cases.follow(connection, run, account, period, currency=currency, now=now)
-    return result
+    if (unpriced := troubles["unpriced"]) is not None:
+        raise Impossible(
+            f"{name}'s reports for {period}: {unpriced} has neither amount nor price, and its day "
+            f"no tariff in {currency}"
+        )
+
+
+def _check_messages(settings: AccountSettings, troubles: Any) -> None:
+    if (at := troubles["untariffed_message"]) is not None:
+        day = at.astimezone(settings.account.zone).date()
+        raise Impossible(f"{settings.account.name} has no tariff for {day}, when it sent messages")
 
 
 def _check(settings: AccountSettings, period: Period, currency: str, troubles: Any) -> None:
     name, zone = settings.account.name, settings.account.zone
-    if (at := troubles["untariffed_message"]) is not None:
-        day = at.astimezone(zone).date()
-        raise Impossible(f"{name} has no tariff for {day}, when it sent messages")
+    _check_messages(settings, troubles)
     if (line := troubles["ambiguous_line"]) is not None:
         raise Impossible(
             f"{name}'s statement for {period}: line {line} has no phone and its id names several messages"
@@ -122,7 +339,12 @@ def _check(settings: AccountSettings, period: Period, currency: str, troubles: A
 
 
 async def _result(
-    connection: Any, run: UUID, settings: AccountSettings, period: Period, currency: str
+    connection: Any,
+    run: UUID,
+    settings: AccountSettings,
+    period: Period,
+    currency: str,
+    source: Source,
 ) -> dict[str, Any]:
     account = settings.account.name
     messages = await connection.fetchrow(QUERIES["count_messages"])
@@ -135,6 +357,11 @@ async def _result(
     }
     if not settings.gateway.reports:
         unresolved[_LAST_KNOWN] = messages["accepted"]
+    classes = COVERAGE if settings.gateway.reports else (*COVERAGE, _LAST_KNOWN)
+    covered = {
+        row["class"]: row["segments"]
+        for row in await connection.fetch(QUERIES["count_coverage"], settings.gateway.reports)
+    }
     counted = {
         row["kind"]: {
             "count": row["count"],
@@ -162,7 +389,7 @@ async def _result(
         },
         "difference": {
             "segments": lines["segments"] - messages["owed_segments"],
-            "amount": money(_EXACT.subtract(lines["amount"], messages["owed_amount"])),
+            "amount": money(EXACT.subtract(lines["amount"], messages["owed_amount"])),
         },
         "messages": {
             name: messages[name] for name in ("matched", "discrepant", "not_billed", "not_charged")
@@ -173,6 +400,9 @@ async def _result(
         },
         "discrepancies": {kind: counted[kind] for kind in KINDS if kind in counted},
         "unresolved": unresolved,
+        "source": source,
+        "causes": await ranked_causes(connection, run),
+        "coverage": {name: covered.get(name, 0) for name in classes},
     }
 
 
@@ -213,13 +443,17 @@ def tariff_columns(settings: AccountSettings, currency: str) -> tuple[list[Any],
     )
 
 
-def _rules(settings: AccountSettings, statement_version: int) -> dict[str, Any]:
+def _rules(
+    settings: AccountSettings, statement: Any, assumptions: Mapping[str, str]
+) -> dict[str, Any]:
     """Return what the result depends on beside the evidence, for the run's record."""
     rules: dict[str, Any] = {
         "rules_version": _RULES_VERSION,
-        "statement_version": statement_version,
+        **({} if statement is None else {"statement_version": statement["version"]}),
         "timezone": settings.account.zone.key,
         "poll_until_hours": settings.poll_until_hours,
+        "segment_rule": settings.rule,
+        "segment_unit": settings.unit,
         "tariffs": [
             {
                 "from": tariff.start.isoformat(),
@@ -232,4 +466,6 @@ def _rules(settings: AccountSettings, statement_version: int) -> dict[str, Any]:
     }
     if not settings.gateway.reports:
         rules[_LAST_KNOWN] = True
+    if assumptions:
+        rules["assumed"] = assumptions
     return rules

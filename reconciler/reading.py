@@ -7,7 +7,7 @@ import base64
 import binascii
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -17,14 +17,13 @@ from gateways import segments
 from gateways.events import ReviewKind
 from gateways.phone import normalise
 from reconciler.cases import STATES, Filter, filter_arguments
-from reconciler.match import money
+from reconciler.match import EXACT, money, ranked_causes
 from reconciler.periods import Period
-from runtime.identity import shard_of, shard_of_message
+from runtime.identity import PROVISIONAL, shard_of, shard_of_message
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings
 
 MAX_LIMIT = 1000
-_EXACT = Context(prec=100)  # the usual 28 digits would round a sum
 
 MESSAGE_COLUMNS = (
     "id",
@@ -52,6 +51,29 @@ DISCREPANCY_COLUMNS = (
     "billed_segments",
     "price",
     "billed_amount",
+    "cause",
+    "segments",
+    "amount",
+)
+CAUSE_COLUMNS = ("cause", "kind", "count", "segments", "amount")
+ADJUSTMENT_COLUMNS = (
+    "message_id",
+    "vendor_message_id",
+    "phone",
+    "status_before",
+    "status_after",
+    "sent_segments_before",
+    "sent_segments_after",
+    "owed_segments_before",
+    "owed_segments_after",
+    "owed_amount_before",
+    "owed_amount_after",
+    "lines_before",
+    "lines_after",
+    "billed_segments_before",
+    "billed_segments_after",
+    "billed_amount_before",
+    "billed_amount_after",
     "segments",
     "amount",
 )
@@ -301,6 +323,7 @@ async def message(
                 "line": discrepancy["line"],
                 "segments": discrepancy["segments"],
                 "amount": money(discrepancy["amount"]),
+                "cause": discrepancy["cause"],
             }
             for discrepancy in found
         ],
@@ -312,7 +335,7 @@ async def message(
                 "state": case["state"],
                 "owner": case["owner"],
                 "amount": money(case["amount"]),
-                "rest": money(_EXACT.subtract(case["amount"], case["credited"])),
+                "rest": money(EXACT.subtract(case["amount"], case["credited"])),
             }
             for case in await connection.fetch(
                 QUERIES["cases_of_message"], shard, row["vendor_message_id"], message_id
@@ -744,10 +767,17 @@ async def pulls(
     )
 
 
-async def runs(connection: Any, account: str | None, *, cursor: str | None, limit: int) -> Page:
-    """List reconciliations, the newest first."""
+async def runs(
+    connection: Any,
+    account: str | None,
+    *,
+    assumed: bool = False,
+    cursor: str | None,
+    limit: int,
+) -> Page:
+    """List reconciliations, the newest first: the real ones, or those that assume something."""
     at, last = key_of(cursor, datetime, UUID)
-    rows = await connection.fetch(QUERIES["list_runs"], account, at, last, limit + 1)
+    rows = await connection.fetch(QUERIES["list_runs"], account, at, last, limit + 1, assumed)
     return _page(rows, limit, _run, lambda row: cursor_of(row["run_at"], row["id"]))
 
 
@@ -758,11 +788,19 @@ async def run(connection: Any, run_id: UUID) -> dict[str, Any] | None:
 
 
 async def discrepancies(
-    connection: Any, run_id: UUID, *, kind: str | None, cursor: str | None, limit: int
+    connection: Any,
+    run_id: UUID,
+    *,
+    kind: str | None,
+    cause: str | None = None,
+    cursor: str | None,
+    limit: int,
 ) -> Page:
     """List what a reconciliation found, in the order of kinds, ids and lines."""
     (last,) = key_of(cursor, int)
-    rows = await connection.fetch(QUERIES["list_discrepancies"], run_id, last or 0, kind, limit + 1)
+    rows = await connection.fetch(
+        QUERIES["list_discrepancies"], run_id, last or 0, kind, limit + 1, cause
+    )
     return _page(
         rows,
         limit,
@@ -850,7 +888,7 @@ def _case(row: Any, now: datetime) -> dict[str, Any]:
         "period": str(Period(row["first_day"], row["last_day"])),
         "age_days": max(0, age.days),
         "vendor_message_id": _vendor_message_id(row),
-        "rest": money(_EXACT.subtract(row["amount"], row["credited"])),
+        "rest": money(EXACT.subtract(row["amount"], row["credited"])),
         "reconciliation_id": str(row["run_id"]),
         **{name: _id(row[name]) for name in ("id", "message_id")},
         **{name: money(row[name]) for name in ("amount", "credited")},
@@ -883,7 +921,7 @@ async def ageing(connection: Any, accounts: Sequence[str], *, now: datetime) -> 
                 ("amount", row["amount"]),
                 ("credited", row["credited"]),
             ):
-                sums_of[name] = _EXACT.add(sums_of[name], Decimal(amount))
+                sums_of[name] = EXACT.add(sums_of[name], Decimal(amount))
 
     def shown(key: tuple[str, str, str]) -> dict[str, Any]:
         account, currency, state = key
@@ -935,13 +973,29 @@ async def credits(
             ),
             "amount": money(row["amount"]),
             "allocated": money(row["allocated"]),
-            "unallocated": money(_EXACT.subtract(row["amount"], row["allocated"])),
+            "unallocated": money(EXACT.subtract(row["amount"], row["allocated"])),
             **{name: row[name] for name in ("currency", "outcome", "discrepancies", "reason")},
             "file": row["file_name"],
             "imported_at": rfc3339(row["imported_at"]),
         },
         lambda row: cursor_of(row["line"], row["imported_at"], row["credit_id"]),
     )
+
+
+async def causes(connection: Any, run_id: UUID) -> Page:
+    """List why a bill differs, the cause with most money first; the amounts are all of the difference."""
+    return Page(await ranked_causes(connection, run_id), None)
+
+
+async def adjustments(connection: Any, run_id: UUID, *, cursor: str | None, limit: int) -> Page:
+    """List what an adjustment changes, message by message, in the order of ids.
+
+    `segments` and `amount` are what the difference has become more by; all of them are all that it
+    has become more by since the period was closed.
+    """
+    (last,) = key_of(cursor, int)
+    rows = await connection.fetch(QUERIES["list_adjustments"], run_id, last or 0, limit + 1)
+    return _page(rows, limit, _adjustment, lambda row: cursor_of(row["seq"]))
 
 
 async def every(page: Callable[[str | None], Any]) -> AsyncIterator[dict[str, Any]]:
@@ -998,6 +1052,33 @@ def _run(row: Any) -> dict[str, Any]:
         **msgspec.json.decode(row["result"]),
         "run_at": rfc3339(row["run_at"]),
         "rules": row["rules"],
+        "version": row["version"],
+        "closed_at": rfc3339(row["closed_at"]),
+        "closed_by": row["closed_by"],
+        "adjusts": None if row["adjusts"] is None else str(row["adjusts"]),
+    }
+
+
+def _adjustment(row: Any) -> dict[str, Any]:
+    known = (row["status_before"], row["status_after"]) != (None, None)
+    shown: dict[str, Any] = {}
+    more_segments, more_amount = 0, Decimal(0)
+    for at, sign in (("before", -1), ("after", 1)):
+        more_segments += sign * (row[f"billed_segments_{at}"] - (row[f"owed_segments_{at}"] or 0))
+        owed = row[f"owed_amount_{at}"] or Decimal(0)
+        more = EXACT.subtract(row[f"billed_amount_{at}"], owed)
+        more_amount = EXACT.add(more_amount, EXACT.multiply(Decimal(sign), more))
+        shown[f"owed_amount_{at}"] = _money(row[f"owed_amount_{at}"])
+        shown[f"billed_amount_{at}"] = money(row[f"billed_amount_{at}"])
+    return {
+        **{name: row[name] for name in ADJUSTMENT_COLUMNS[:-2]},
+        **shown,
+        "message_id": str(row["message_id"]) if known else None,
+        "vendor_message_id": (
+            None if row["vendor_message_id"].startswith(PROVISIONAL) else row["vendor_message_id"]
+        ),
+        "segments": more_segments,
+        "amount": money(more_amount),
     }
 
 

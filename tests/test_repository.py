@@ -18,7 +18,9 @@ from litestar import Litestar
 from gateways import GATEWAYS
 from gateways.gateway import Call, Client, Secret
 from reconciler.api import create_app
-from reconciler.match import KINDS
+from reconciler.assumptions import ASSUMABLE
+from reconciler.causes import CAUSES
+from reconciler.match import COVERAGE, KINDS
 from runtime import metrics, settings
 from runtime.database import Database
 from runtime.queries import QUERIES, SQL
@@ -153,6 +155,43 @@ def test_every_discrepancy_kind_is_documented_in_the_order_of_precedence(
     name: str, row: str
 ) -> None:
     assert tuple(re.findall(row, _text(name), re.MULTILINE)) == KINDS
+
+
+def test_every_cause_is_documented_in_the_order_of_precedence() -> None:
+    table = _text("docs/reconciliation.md").split("\n## Causes\n", 1)[1].split("\n## ", 1)[0]
+    documented: dict[str, tuple[str, ...]] = {}
+    kind = ""
+    for named, cause in re.findall(r"^\| (?:`(\w+)` )?\| `(\w+)` \|", table, re.MULTILINE):
+        kind = named or kind
+        documented[kind] = (*documented.get(kind, ()), cause)
+    assert documented == CAUSES
+    assert tuple(CAUSES) == KINDS
+    every = [cause for causes in CAUSES.values() for cause in causes]
+    assert len(set(every)) == len(every)
+
+
+def test_every_cause_is_told_by_the_queries_or_the_text_and_no_other() -> None:
+    added = _text("sql/queries/reconcile.sql").split("-- name: add_discrepancies", 1)[1]
+    added = added.split("INSERT INTO discrepancies", 1)[0]
+    told = set(re.findall(r"(?:THEN|ELSE|coalesce\(t\.cause,) '(\w+)'", added))
+    told |= set(re.findall(r'return "(\w+)"', _text("reconciler/causes.py")))
+    assert told == {cause for causes in CAUSES.values() for cause in causes}
+
+
+def test_every_class_of_coverage_is_documented_and_told() -> None:
+    told = _text("sql/queries/reconcile.sql").split("-- name: count_coverage", 1)[1]
+    told = told.split("AS class", 1)[0]
+    classes = set(re.findall(r"(?:THEN|ELSE) '(\w+)'", told))
+    assert classes == {*COVERAGE, "accepted_is_last_known"}
+    table = _text("docs/reconciliation.md").split("Classes of `coverage`", 1)[1].split("\n\n", 2)[1]
+    rows = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == classes
+
+
+def test_every_assumption_is_documented() -> None:
+    part = _text("docs/reconciliation.md").split("\n## Assuming\n", 1)[1].split("\n## ", 1)[0]
+    rows = re.findall(r"^\| (`.*?`) \|", part, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(ASSUMABLE)
 
 
 def test_kinds_are_the_same_in_schema_code_and_queries() -> None:

@@ -39,7 +39,9 @@ FROM (
     UNION ALL
     SELECT min(r.run_at)
     FROM runs AS r
-    WHERE NOT EXISTS (SELECT 1 FROM chain_entries AS e WHERE e.kind = 'run' AND e.key = uuid_send(r.id))
+    WHERE
+        NOT r.assumed
+        AND NOT EXISTS (SELECT 1 FROM chain_entries AS e WHERE e.kind = 'run' AND e.key = uuid_send(r.id))
 ) AS u;
 
 -- name: unlinked_batches
@@ -148,7 +150,7 @@ LIMIT $1;
 
 -- name: runs_to_link
 -- Reads runs that no link has yet, once all that they can have seen is linked: so a run's link is the head of
--- its evidence.
+-- its evidence. Not those that assume something, which are no evidence.
 SELECT
     r.id,
     r.account,
@@ -160,11 +162,15 @@ SELECT
     r.result
 FROM runs AS r
 WHERE
-    NOT EXISTS (SELECT 1 FROM chain_entries AS e WHERE e.kind = 'run' AND e.key = uuid_send(r.id))
-    AND EXISTS (
-        SELECT 1
-        FROM chain_entries AS e
-        WHERE e.kind = 'statement' AND e.key = uuid_send(r.statement_id)
+    NOT r.assumed
+    AND NOT EXISTS (SELECT 1 FROM chain_entries AS e WHERE e.kind = 'run' AND e.key = uuid_send(r.id))
+    AND (
+        r.statement_id IS NULL
+        OR EXISTS (
+            SELECT 1
+            FROM chain_entries AS e
+            WHERE e.kind = 'statement' AND e.key = uuid_send(r.statement_id)
+        )
     )
     AND NOT EXISTS (SELECT 1 FROM batches AS b WHERE b.settled_at IS NULL AND b.recorded_at <= r.run_at)
     AND NOT EXISTS (

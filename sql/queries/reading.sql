@@ -195,12 +195,13 @@ SELECT
     r.first_day,
     r.last_day,
     d.kind,
+    d.cause,
     d.line,
     d.segments,
     d.amount
 FROM discrepancies AS d
 INNER JOIN runs AS r ON d.run_id = r.id
-WHERE d.shard = $1 AND d.message_id = $2
+WHERE d.shard = $1 AND d.message_id = $2 AND NOT r.assumed
 ORDER BY r.run_at, d.seq;
 
 -- name: list_callbacks
@@ -590,3 +591,97 @@ WHERE
     AND ($3::timestamptz IS NULL OR (p.intended_at, p.id) < ($3, $4::uuid))
 ORDER BY p.intended_at DESC, p.id DESC
 LIMIT $5;
+
+-- name: audit_balances
+-- Lists, of one account, each reading with the one before it of its kind, and what was sent and owed between the
+-- two; after a kind, time and digest with a cursor. The first interval begins before the period, with the last
+-- reading there is, so that every interval belongs to one period: the one that it ends in. $4 to $7 are the
+-- tariffs, $8 says whether the vendor reports at all.
+WITH read AS (
+    SELECT
+        b.kind,
+        b.digest,
+        b.amount,
+        b.currency,
+        b.read_at,
+        lag(b.read_at) OVER kind AS before_at,
+        lag(b.amount) OVER kind AS before
+    FROM (
+        SELECT
+            c.kind,
+            c.digest,
+            c.amount,
+            c.currency,
+            c.read_at
+        FROM balances AS c
+        WHERE c.account = $1 AND c.read_at >= $2 AND c.read_at < $3
+        UNION ALL
+        SELECT
+            e.kind,
+            e.digest,
+            e.amount,
+            e.currency,
+            e.read_at
+        FROM (SELECT DISTINCT d.kind, d.currency FROM balances AS d WHERE d.account = $1) AS k
+        CROSS JOIN LATERAL (
+            SELECT
+                f.kind,
+                f.digest,
+                f.amount,
+                f.currency,
+                f.read_at
+            FROM balances AS f
+            WHERE
+                f.account = $1
+                AND f.kind = k.kind
+                AND f.currency IS NOT DISTINCT FROM k.currency
+                AND f.read_at < $2
+            ORDER BY f.read_at DESC, f.digest DESC
+            LIMIT 1
+        ) AS e
+    ) AS b
+    WINDOW kind AS (PARTITION BY b.kind, b.currency ORDER BY b.read_at, b.digest)
+),
+
+shown AS (
+    SELECT r.*
+    FROM read AS r
+    WHERE r.before_at IS NOT NULL AND ($9::text IS NULL OR (r.kind, r.read_at, r.digest) > ($9, $10, $11::bytea))
+    ORDER BY r.kind, r.read_at, r.digest
+    LIMIT $12
+)
+
+SELECT
+    s.kind,
+    s.currency,
+    s.before_at,
+    s.read_at,
+    s.before,
+    s.amount,
+    s.digest,
+    w.messages,
+    w.segments,
+    w.owed_segments,
+    w.owed_amount,
+    w.untariffed_at
+FROM shown AS s
+CROSS JOIN LATERAL (
+    SELECT
+        count(m.id) AS messages,
+        coalesce(sum(m.segments), 0)::bigint AS segments,
+        coalesce(sum(m.segments) FILTER (WHERE c.charged), 0)::bigint AS owed_segments,
+        coalesce(sum(m.segments * t.price) FILTER (WHERE c.charged), 0) AS owed_amount,
+        min(m.sent_at) FILTER (WHERE t.price IS NULL) AS untariffed_at
+    FROM messages AS m
+    LEFT JOIN
+        unnest($4::timestamptz[], $5::timestamptz[], $6::numeric[], $7::text[]) AS t (starts, ends, price, basis)
+        ON m.sent_at >= t.starts AND m.sent_at < t.ends
+    CROSS JOIN LATERAL (
+        SELECT
+            m.status NOT IN ('submitting', 'indeterminate')
+            AND (t.basis = 'submitted' OR m.status = 'delivered' OR (m.status = 'submitted' AND NOT $8::boolean))
+            AS charged
+    ) AS c
+    WHERE m.account = $1 AND m.sent_at > s.before_at AND m.sent_at <= s.read_at AND m.status <> 'refused'
+) AS w
+ORDER BY s.kind, s.read_at, s.digest;

@@ -1,5 +1,5 @@
--- Reconciliation of one account's period. All of it runs in one repeatable-read transaction; the two
--- temporary tables empty themselves at its end.
+-- Reconciliation of one account's period. All of it runs in one repeatable-read transaction; the temporary
+-- tables empty themselves at its end.
 
 -- name: reconcile_tables
 -- Makes the working tables of this connection.
@@ -17,24 +17,47 @@ CREATE TEMPORARY TABLE IF NOT EXISTS run_messages (
     charged boolean
 ) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE IF NOT EXISTS run_lines (
-    line integer NOT NULL,
+    line integer,
     shard integer NOT NULL,
+    key uuid NOT NULL,
     message_id uuid,
     vendor_message_id text NOT NULL,
     phone text,
     sent_at timestamptz,
+    line_sent_at timestamptz,
     status text,
     in_period boolean NOT NULL,
+    nth bigint NOT NULL,
     kind text,
     owed_segments integer,
     billed_segments integer NOT NULL,
     price numeric,
-    amount numeric
+    amount numeric,
+    contradicted boolean NOT NULL
+) ON COMMIT DELETE ROWS;
+CREATE TEMPORARY TABLE IF NOT EXISTS run_texts (
+    shard integer NOT NULL,
+    message_id uuid NOT NULL,
+    segments integer,
+    cause text
+) ON COMMIT DELETE ROWS;
+CREATE TEMPORARY TABLE IF NOT EXISTS run_outcomes (
+    shard integer NOT NULL,
+    key uuid NOT NULL,
+    vendor_message_id text NOT NULL,
+    phone text,
+    status text,
+    sent_segments integer,
+    owed_segments integer,
+    owed_amount numeric,
+    lines bigint NOT NULL,
+    billed_segments bigint NOT NULL,
+    billed_amount numeric NOT NULL
 ) ON COMMIT DELETE ROWS;
 
 -- name: analyze_run
 -- Tells the planner how much there is in the working tables.
-ANALYZE run_messages, run_lines;
+ANALYZE run_messages, run_lines, run_texts;
 
 -- name: take_messages
 -- Takes the messages sent in the period, each with its day's price and whether it is charged for.
@@ -91,6 +114,7 @@ WITH bound AS (
         l.segments,
         l.amount,
         l.sent_at AS line_sent_at,
+        l.message_id AS key,
         m.id AS message_id,
         m.phone AS message_phone,
         m.sent_at,
@@ -112,6 +136,7 @@ WITH bound AS (
         l.segments,
         l.amount,
         l.sent_at,
+        coalesce(m.id, md5(l.vendor_message_id)::uuid),
         m.id,
         m.phone,
         m.sent_at,
@@ -138,27 +163,34 @@ numbered AS (
 INSERT INTO run_lines (
     line,
     shard,
+    key,
     message_id,
     vendor_message_id,
     phone,
     sent_at,
+    line_sent_at,
     status,
     in_period,
+    nth,
     kind,
     owed_segments,
     billed_segments,
     price,
-    amount
+    amount,
+    contradicted
 )
 SELECT
     n.line,
     n.shard,
+    n.key,
     n.message_id,
     n.vendor_message_id,
     coalesce(n.phone, n.message_phone),
     n.sent_at,
+    n.line_sent_at,
     n.status,
     coalesce(n.sent_at >= $3 AND n.sent_at < $4, FALSE),
+    n.nth,
     CASE
         WHEN n.message_id IS NULL THEN 'billed_not_sent'
         WHEN t.basis = 'delivered' AND n.status <> 'delivered' AND ($9::boolean OR n.status <> 'submitted')
@@ -169,11 +201,214 @@ SELECT
     n.owed_segments,
     n.segments,
     t.price,
-    coalesce(n.amount, n.segments * t.price)
+    coalesce(n.amount, n.segments * t.price),
+    FALSE
 FROM numbered AS n
 LEFT JOIN
     unnest($5::timestamptz[], $6::timestamptz[], $7::numeric[], $8::text[]) AS t (starts, ends, price, basis)
     ON n.priced_at >= t.starts AND n.priced_at < t.ends;
+
+-- name: take_charges
+-- Takes, in place of a statement's lines, what reports say that messages cost: those sent from $2 to $3, and
+-- those that the ledger does not know and that were reported on then. The same charge said again is one.
+-- ASSUMPTION: a charge is the whole of what its message cost. Of several that differ the one of the report that
+-- stands by the fold holds, or of the first after it that has any; that there are others is evidence. What one
+-- leaves out is no difference.
+-- ASSUMPTION: a charge without segments is for ours, and for one of an unknown message. Without an amount it is
+-- its segments times its own price, or else times ours. A charge without a currency is in the tariffs'.
+WITH charges AS (
+    SELECT
+        r.shard,
+        r.message_id,
+        r.status,
+        r.reported_at,
+        r.fingerprint,
+        r.vendor_message_id,
+        r.phone,
+        r.billed_segments,
+        r.billed_price,
+        r.billed_amount,
+        r.billed_currency,
+        m.segments,
+        m.sent_at AS priced_at,
+        CASE WHEN m.status NOT IN ('submitting', 'indeterminate', 'refused') THEN m.status END AS known_status
+    FROM messages AS m
+    INNER JOIN reports AS r ON m.shard = r.shard AND m.id = r.message_id
+    WHERE
+        m.account = $1
+        AND m.sent_at >= $2
+        AND m.sent_at < $3
+        AND num_nonnulls(r.billed_segments, r.billed_price, r.billed_amount) > 0
+    UNION ALL
+    SELECT
+        r.shard,
+        r.message_id,
+        r.status,
+        r.reported_at,
+        r.fingerprint,
+        r.vendor_message_id,
+        r.phone,
+        r.billed_segments,
+        r.billed_price,
+        r.billed_amount,
+        r.billed_currency,
+        NULL,
+        coalesce(r.reported_at, r.received_at),
+        NULL
+    FROM reports AS r
+    WHERE
+        r.account = $1
+        AND r.orphan
+        AND NOT r.alternate
+        AND num_nonnulls(r.billed_segments, r.billed_price, r.billed_amount) > 0
+),
+
+numbered AS (
+    SELECT
+        c.*,
+        row_number() OVER (
+            PARTITION BY c.shard, c.message_id
+            ORDER BY
+                c.status IN ('delivered', 'failed') DESC,
+                c.reported_at ASC NULLS LAST,
+                c.status COLLATE "C",
+                c.fingerprint
+        ) AS nth,
+        coalesce(min(c.billed_segments) OVER message <> max(c.billed_segments) OVER message, FALSE)
+        OR coalesce(min(c.billed_price) OVER message <> max(c.billed_price) OVER message, FALSE)
+        OR coalesce(min(c.billed_amount) OVER message <> max(c.billed_amount) OVER message, FALSE)
+        OR coalesce(min(c.billed_currency) OVER message <> max(c.billed_currency) OVER message, FALSE)
+            AS contradicted
+    FROM charges AS c
+    WINDOW message AS (PARTITION BY c.shard, c.message_id)
+)
+
+INSERT INTO run_lines (
+    shard,
+    key,
+    message_id,
+    vendor_message_id,
+    phone,
+    sent_at,
+    status,
+    in_period,
+    nth,
+    kind,
+    owed_segments,
+    billed_segments,
+    price,
+    amount,
+    contradicted
+)
+SELECT
+    n.shard,
+    n.message_id,
+    CASE WHEN n.known_status IS NOT NULL THEN n.message_id END,
+    n.vendor_message_id,
+    n.phone,
+    CASE WHEN n.known_status IS NOT NULL THEN n.priced_at END,
+    n.known_status,
+    n.known_status IS NOT NULL,
+    1,
+    CASE
+        WHEN n.known_status IS NULL THEN 'billed_not_sent'
+        WHEN
+            t.basis = 'delivered'
+            AND n.known_status <> 'delivered'
+            AND ($8::boolean OR n.known_status <> 'submitted')
+            THEN 'billed_not_delivered'
+    END,
+    CASE WHEN n.known_status IS NOT NULL THEN n.segments END,
+    coalesce(n.billed_segments, n.segments, 1),
+    t.price,
+    coalesce(n.billed_amount, coalesce(n.billed_segments, n.segments, 1) * coalesce(n.billed_price, t.price)),
+    n.contradicted
+FROM numbered AS n
+LEFT JOIN
+    unnest($4::timestamptz[], $5::timestamptz[], $6::numeric[], $7::text[]) AS t (starts, ends, price, basis)
+    ON n.priced_at >= t.starts AND n.priced_at < t.ends
+WHERE n.nth = 1 AND n.priced_at >= $2 AND n.priced_at < $3;
+
+-- name: charge_troubles
+-- Finds what makes a run without a statement impossible: a charge in another currency than $2, one that no
+-- tariff prices; and counts the charges.
+SELECT
+    (SELECT min(m.sent_at) FROM run_messages AS m WHERE m.price IS NULL) AS untariffed_message,
+    (SELECT count(*) FROM run_lines) AS charges,
+    (SELECT l.vendor_message_id FROM run_lines AS l WHERE l.amount IS NULL ORDER BY 1 LIMIT 1) AS unpriced,
+    (
+        SELECT min(r.billed_currency)
+        FROM run_lines AS l
+        INNER JOIN reports AS r ON l.shard = r.shard AND l.key = r.message_id
+        WHERE r.account = $1 AND r.billed_currency <> $2
+    ) AS other_currency;
+
+-- name: texts_to_count
+-- Reads the texts of the messages of a run that brought no count of their own.
+SELECT
+    m.shard,
+    m.id,
+    m.content,
+    m.sign
+FROM (
+    SELECT
+        r.shard,
+        r.id
+    FROM run_messages AS r
+    UNION
+    SELECT
+        l.shard,
+        l.message_id
+    FROM run_lines AS l
+    WHERE l.message_id IS NOT NULL
+) AS n
+INNER JOIN messages AS m ON n.shard = m.shard AND n.id = m.id
+WHERE m.content IS NOT NULL AND NOT m.segments_given;
+
+-- name: texts_to_explain
+-- Reads the texts of the messages that a run found billed with other segments than ours.
+SELECT
+    m.shard,
+    m.id,
+    m.content,
+    m.sign,
+    l.billed_segments
+FROM run_lines AS l
+INNER JOIN messages AS m ON l.shard = m.shard AND l.message_id = m.id
+WHERE l.kind IS NULL AND l.billed_segments <> l.owed_segments;
+
+-- name: add_texts
+-- Adds what texts of messages were found to be: how many segments, or why others were billed.
+INSERT INTO run_texts (shard, message_id, segments, cause)
+SELECT
+    t.shard,
+    t.message_id,
+    t.segments,
+    t.cause
+FROM unnest($1::integer[], $2::uuid[], $3::integer[], $4::text[]) AS t (shard, message_id, segments, cause);
+
+-- name: recount
+-- Gives a run's messages and lines the counts that an assumption makes of their texts.
+WITH counted AS (
+    SELECT
+        t.shard,
+        t.message_id,
+        t.segments
+    FROM run_texts AS t
+    WHERE t.segments IS NOT NULL
+),
+
+messages_done AS (
+    UPDATE run_messages AS m
+    SET segments = c.segments
+    FROM counted AS c
+    WHERE m.shard = c.shard AND m.id = c.message_id
+)
+
+UPDATE run_lines AS l
+SET owed_segments = c.segments
+FROM counted AS c
+WHERE l.shard = c.shard AND l.message_id = c.message_id;
 
 -- name: run_troubles
 -- Finds what makes a run of statement $1, of a period from $2 on, impossible: a day without a tariff, a line
@@ -199,7 +434,10 @@ LEFT JOIN (
 ) AS u ON TRUE;
 
 -- name: add_discrepancies
--- Keeps every discrepancy of the run, numbered in an order that a rerun repeats.
+-- Keeps every discrepancy of the run with its cause, numbered in an order that a rerun repeats. $2 is the
+-- account, $3 and $4 the period, $5 the prices of its tariffs. Of several causes the first here is the one.
+-- ASSUMPTION: within a day of a period's edge a message may stand on the neighbour's bill; and where line and
+-- message are whole half hours apart, by 14 hours at most and a minute more or less, their clocks differ in zone.
 WITH lined AS (
     SELECT DISTINCT
         l.shard,
@@ -208,9 +446,76 @@ WITH lined AS (
     WHERE l.in_period
 ),
 
+charged_otherwise AS (
+    SELECT
+        l.shard,
+        l.message_id
+    FROM run_lines AS l
+    WHERE l.contradicted AND l.in_period
+),
+
+apart AS (
+    SELECT
+        l.*,
+        extract(EPOCH FROM l.line_sent_at - l.sent_at) AS seconds
+    FROM run_lines AS l
+    WHERE l.kind IS NOT NULL
+),
+
 found AS (
     SELECT
         l.kind,
+        CASE l.kind
+            WHEN 'billed_not_sent' THEN
+                CASE
+                    WHEN EXISTS (
+                        SELECT 1
+                        FROM messages AS m
+                        WHERE
+                            m.shard = l.shard
+                            AND m.account = $2
+                            AND m.vendor_message_id = l.vendor_message_id
+                            AND (l.phone IS NULL OR m.phone = l.phone)
+                            AND m.status = 'refused'
+                    ) THEN 'refused_by_us'
+                    WHEN EXISTS (
+                        SELECT 1
+                        FROM messages AS m
+                        WHERE
+                            m.shard = l.shard
+                            AND m.account = $2
+                            AND m.vendor_message_id = l.vendor_message_id
+                            AND (l.phone IS NULL OR m.phone = l.phone)
+                            AND m.status IN ('submitting', 'indeterminate')
+                    ) THEN 'in_doubt'
+                    WHEN EXISTS (
+                        SELECT 1
+                        FROM messages AS m
+                        WHERE
+                            m.shard = l.shard
+                            AND m.account = $2
+                            AND m.vendor_message_id = l.vendor_message_id
+                            AND m.status NOT IN ('submitting', 'indeterminate', 'refused')
+                    ) THEN 'id_with_other_phone'
+                    ELSE 'id_unknown'
+                END
+            WHEN 'billed_not_delivered' THEN
+                CASE l.status WHEN 'failed' THEN 'failed' WHEN 'expired' THEN 'expired' ELSE 'no_report_yet' END
+            WHEN 'billed_twice' THEN
+                CASE WHEN l.amount = f.amount THEN 'double_same_amount' ELSE 'double_other_amount' END
+            ELSE
+                CASE
+                    WHEN
+                        l.line_sent_at >= $3
+                        AND l.line_sent_at < $4
+                        AND abs(l.seconds) BETWEEN 1740 AND 50460
+                        AND abs(l.seconds - round(l.seconds / 1800) * 1800) <= 60
+                        THEN 'time_zone'
+                    WHEN l.sent_at >= $3 - INTERVAL '24 hours' AND l.sent_at < $4 + INTERVAL '24 hours'
+                        THEN 'month_edge'
+                    ELSE 'other_period'
+                END
+        END AS cause,
         l.shard,
         l.message_id,
         l.vendor_message_id,
@@ -224,11 +529,13 @@ found AS (
         l.amount AS billed_amount,
         l.billed_segments::bigint AS segments,
         l.amount
-    FROM run_lines AS l
-    WHERE l.kind IS NOT NULL
+    FROM apart AS l
+    LEFT JOIN run_lines AS f
+        ON l.kind = 'billed_twice' AND f.nth = 1 AND l.shard = f.shard AND l.message_id = f.message_id
     UNION ALL
     SELECT
         'segments_differ',
+        coalesce(t.cause, 'segments_other'),
         l.shard,
         l.message_id,
         l.vendor_message_id,
@@ -243,10 +550,21 @@ found AS (
         l.billed_segments - l.owed_segments,
         (l.billed_segments - l.owed_segments) * l.price
     FROM run_lines AS l
+    LEFT JOIN run_texts AS t ON t.cause IS NOT NULL AND l.shard = t.shard AND l.message_id = t.message_id
     WHERE l.kind IS NULL AND l.billed_segments <> l.owed_segments
     UNION ALL
     SELECT
         'price_differs',
+        CASE
+            WHEN
+                EXISTS (
+                    SELECT 1
+                    FROM unnest($5::numeric[]) AS p (price)
+                    WHERE l.amount = l.billed_segments * p.price
+                )
+                THEN 'stale_tariff'
+            ELSE 'price_other'
+        END,
         l.shard,
         l.message_id,
         l.vendor_message_id,
@@ -265,6 +583,11 @@ found AS (
     UNION ALL
     SELECT
         'not_billed',
+        CASE
+            WHEN m.sent_at < $3 + INTERVAL '24 hours' OR m.sent_at >= $4 - INTERVAL '24 hours'
+                THEN 'no_line_at_edge'
+            ELSE 'no_line'
+        END,
         m.shard,
         m.id,
         m.vendor_message_id,
@@ -284,6 +607,11 @@ found AS (
     UNION ALL
     SELECT
         k.kind,
+        CASE
+            WHEN k.kind = 'report_missing' THEN 'no_report'
+            WHEN m.contradicted THEN 'states_contradict'
+            ELSE 'charges_contradict'
+        END,
         m.shard,
         m.id,
         m.vendor_message_id,
@@ -298,9 +626,12 @@ found AS (
         0,
         0
     FROM run_messages AS m
+    LEFT JOIN charged_otherwise AS c ON m.shard = c.shard AND m.id = c.message_id
     INNER JOIN (VALUES ('reports_contradict'), ('report_missing')) AS k (kind)
-        ON (k.kind = 'reports_contradict' AND m.contradicted) OR (k.kind = 'report_missing' AND m.missing)
-    WHERE m.contradicted OR m.missing
+        ON
+            (k.kind = 'reports_contradict' AND (m.contradicted OR c.message_id IS NOT NULL))
+            OR (k.kind = 'report_missing' AND m.missing)
+    WHERE m.contradicted OR m.missing OR c.message_id IS NOT NULL
 )
 
 INSERT INTO discrepancies (
@@ -308,6 +639,7 @@ INSERT INTO discrepancies (
     seq,
     shard,
     kind,
+    cause,
     message_id,
     vendor_message_id,
     phone,
@@ -345,6 +677,7 @@ SELECT
     ),
     f.shard,
     f.kind,
+    f.cause,
     f.message_id,
     f.vendor_message_id,
     f.phone,
@@ -404,6 +737,71 @@ SELECT
     ) AS discrepant
 FROM run_lines AS l;
 
+-- name: count_coverage
+-- Says by what the fate of the period's segments is known, each of them by one thing: a final report that was
+-- pushed, or else one that came by asking, or else a line of the statement, or else the end of the waiting.
+WITH reported AS (
+    SELECT
+        r.shard,
+        r.message_id,
+        bool_or(r.source = 'push') AS pushed,
+        bool_or(r.source = 'query') AS polled
+    FROM run_messages AS m
+    INNER JOIN reports AS r ON m.shard = r.shard AND m.id = r.message_id
+    WHERE r.status IN ('delivered', 'failed')
+    GROUP BY r.shard, r.message_id
+),
+
+lined AS (
+    SELECT DISTINCT
+        l.shard,
+        l.message_id
+    FROM run_lines AS l
+    WHERE l.in_period AND l.line IS NOT NULL
+),
+
+placed AS (
+    SELECT
+        m.segments,
+        CASE
+            WHEN r.pushed THEN 'pushed'
+            WHEN r.polled THEN 'polled'
+            WHEN r.message_id IS NOT NULL THEN 'pulled'
+            WHEN b.message_id IS NOT NULL THEN 'statement_only'
+            WHEN m.status = 'expired' THEN 'expired'
+            WHEN m.status = 'submitted' AND NOT $1::boolean THEN 'accepted_is_last_known'
+            ELSE 'unexplained'
+        END AS class
+    FROM run_messages AS m
+    LEFT JOIN reported AS r ON m.shard = r.shard AND m.id = r.message_id
+    LEFT JOIN lined AS b ON m.shard = b.shard AND m.id = b.message_id
+)
+
+SELECT
+    p.class,
+    sum(p.segments)::bigint AS segments
+FROM placed AS p
+GROUP BY p.class;
+
+-- name: count_causes
+-- Adds up a run's discrepancies by cause, the one with most money first. Runs of before causes were told have
+-- their kinds.
+SELECT
+    coalesce(d.cause, d.kind) AS cause,
+    d.kind,
+    count(*) AS count,
+    sum(d.segments)::bigint AS segments,
+    sum(d.amount) AS amount
+FROM discrepancies AS d
+WHERE d.run_id = $1
+GROUP BY coalesce(d.cause, d.kind), d.kind
+ORDER BY
+    abs(sum(d.amount)) DESC,
+    abs(sum(d.segments)) DESC,
+    count(*) DESC,
+    coalesce(d.cause, d.kind) COLLATE "C",
+    d.kind COLLATE "C";
+
 -- name: count_discrepancies
 -- Adds up a run's discrepancies by kind.
 SELECT
@@ -432,46 +830,69 @@ SELECT
 
 -- name: add_run
 -- Keeps a run: its rules, its result.
-INSERT INTO runs (id, account, first_day, last_day, statement_id, run_at, rules, result)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+INSERT INTO runs (
+    id,
+    account,
+    first_day,
+    last_day,
+    statement_id,
+    run_at,
+    rules,
+    result,
+    version,
+    assumed,
+    adjusts
+)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- name: run
 -- Reads one run.
 SELECT
-    id,
-    account,
-    first_day,
-    last_day,
-    statement_id,
-    run_at,
-    rules,
-    result
-FROM runs
-WHERE id = $1;
+    r.id,
+    r.account,
+    r.first_day,
+    r.last_day,
+    r.statement_id,
+    r.run_at,
+    r.rules,
+    r.result,
+    r.version,
+    r.assumed,
+    r.adjusts,
+    p.closed_at,
+    p.closed_by
+FROM runs AS r
+LEFT JOIN periods AS p
+    ON r.account = p.account AND r.first_day = p.first_day AND r.last_day = p.last_day AND r.id = p.closed_run
+WHERE r.id = $1;
 
 -- name: list_runs
--- Lists runs, the newest first; after a time and id with a cursor.
+-- Lists runs, the newest first, the real ones or ($5) those that assume; after a time and id with a cursor.
 SELECT
-    id,
-    account,
-    first_day,
-    last_day,
-    statement_id,
-    run_at,
-    rules,
-    result
-FROM runs
+    r.id,
+    r.run_at,
+    r.rules,
+    r.result,
+    r.version,
+    r.adjusts,
+    p.closed_at,
+    p.closed_by
+FROM runs AS r
+LEFT JOIN periods AS p
+    ON r.account = p.account AND r.first_day = p.first_day AND r.last_day = p.last_day AND r.id = p.closed_run
 WHERE
-    ($1::text IS NULL OR account = $1)
-    AND ($2::timestamptz IS NULL OR (run_at, id) < ($2, $3::uuid))
-ORDER BY run_at DESC, id DESC
+    ($1::text IS NULL OR r.account = $1)
+    AND ($2::timestamptz IS NULL OR (r.run_at, r.id) < ($2, $3::uuid))
+    AND r.assumed = $5
+ORDER BY r.run_at DESC, r.id DESC
 LIMIT $4;
 
 -- name: list_discrepancies
--- Lists a run's discrepancies in their order, after a number, of one kind or all.
+-- Lists a run's discrepancies in their order, after a number, of one kind and cause or all.
 SELECT
     seq,
     kind,
+    cause,
     message_id,
     vendor_message_id,
     phone,
@@ -485,6 +906,10 @@ SELECT
     segments,
     amount
 FROM discrepancies
-WHERE run_id = $1 AND seq > $2 AND ($3::text IS NULL OR kind = $3)
+WHERE
+    run_id = $1
+    AND seq > $2
+    AND ($3::text IS NULL OR kind = $3)
+    AND ($5::text IS NULL OR cause = $5)
 ORDER BY seq
 LIMIT $4;

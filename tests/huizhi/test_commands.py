@@ -122,7 +122,8 @@ async def test_months_end_from_files_to_a_balance_and_to_a_difference(
     balanced = json.loads(told)
     assert balanced["status"] == "balanced"
     kept = await api(database, tmp_path, f"/v1/reconciliations/{balanced['id']}")
-    assert list(kept) == [*balanced, "run_at", "rules"]
+    more = ["run_at", "rules", "version", "closed_at", "closed_by", "adjusts"]
+    assert list(kept) == [*balanced, *more]
     assert {name: kept[name] for name in balanced} == balanced
 
     again = json.loads(said(await typed(*imported, "--output", "json")))
@@ -155,6 +156,44 @@ async def test_months_end_from_files_to_a_balance_and_to_a_difference(
     run = (await api(database, tmp_path, "/v1/reconciliations"))["items"][0]
     below = await api(database, tmp_path, f"/v1/reconciliations/{run['id']}/discrepancies")
     assert items == below["items"]
+
+
+async def test_month_is_closed_assumed_about_and_adjusted(
+    typed: Typed, database: Database, pool: Any, tmp_path: Path
+) -> None:
+    said(await typed("sent", "import", "sent.csv"))
+    said(await typed("statement", "import", "bill.csv", *MONTH))
+    told = said(await typed("reconcile", *MONTH, "--assume", "price=0.03"), code=1)
+    assert told.splitlines()[:2] == ["think  2024-10  assumed_discrepant", "assumed: price=0.03"]
+    told = said(
+        await typed("reconcile", *MONTH, "--close", "--by", "Li", "--output", "json"), code=1
+    )
+    closed = json.loads(told)
+    assert (closed["version"], closed["closed_by"]) == (1, "Li")
+    assert closed == await api(database, tmp_path, f"/v1/reconciliations/{closed['id']}")
+    assert "is never opened again" in mistake(await typed("reconcile", *MONTH, "--close"))
+
+    (tmp_path / "bill.csv").write_text(BILL.replace("0.04", "0.05"), "utf-8")
+    said(await typed("statement", "import", "bill.csv", *MONTH))
+    told = said(await typed("reconcile", *MONTH), code=1)
+    assert f"adjusts {closed['id']}: 2 changed, the difference by 0 segments and 0.02 CNY" in told
+    causes = ("reconcile", *MONTH, "--causes", "--output", "csv")
+    told = said(await typed(*causes), code=1).removeprefix("\ufeff")
+    row, evidence = csv.DictReader(io.StringIO(told))
+    assert evidence["cause"] == "no_report"
+    assert row == {
+        "cause": "price_other",
+        "kind": "price_differs",
+        "count": "2",
+        "segments": "0",
+        "amount": "0.02",
+    }
+    changes = ("reconcile", *MONTH, "--adjustments", "--output", "json")
+    items = json.loads(said(await typed(*changes), code=1))["items"]
+    assert [(item["vendor_message_id"], item["amount"]) for item in items] == [
+        ("a", "0.01"),
+        ("b", "0.01"),
+    ]
 
 
 async def test_file_for_a_spreadsheet_is_bytes_and_nothing_else(
@@ -315,6 +354,28 @@ async def test_bad_row_is_named_and_the_others_are_registered(
             "sms has no tariff for 2024-10-01",
         ),
         (("reconcile", "--account", "think"), "Missing option '--period'"),
+        (
+            ("reconcile", *MONTH, "--source", "reports"),
+            "no report of think's says what a message of 2024-10 cost",
+        ),
+        (
+            ("reconcile", *MONTH, "--assume", "colour=red"),
+            "no assumption 'colour'; there are price",
+        ),
+        (("reconcile", *MONTH, "--assume", "price"), "--assume: expected KEY=VALUE, not 'price'"),
+        (
+            ("reconcile", *MONTH, "--assume", "price=1", "--assume", "price=2"),
+            "--assume: price is given twice",
+        ),
+        (
+            ("reconcile", *MONTH, "--assume", "price=1", "--close"),
+            "a run that assumes something closes no period",
+        ),
+        (("reconcile", *MONTH, "--by", "Li"), "--by goes with --close"),
+        (
+            ("reconcile", *MONTH, "--causes", "--discrepancies"),
+            "one of --discrepancies, --causes and --adjustments at a time",
+        ),
         (
             ("statement", "import", "none.csv", *MONTH),
             "none.csv: cannot be read: No such file or directory",

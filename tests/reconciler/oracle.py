@@ -5,7 +5,7 @@ Written from the contract and not from our SQL, and slow: it looks at every mess
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Context, Decimal, Inexact
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
@@ -156,6 +156,7 @@ class _State:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.found: list[Found] = []
+        self.causes: list[str] = []
         self.currency = self._currency()
 
     def day(self, at: datetime) -> date:
@@ -255,6 +256,61 @@ class _State:
             wrong.append(("price_differs", 0, rest))
         return wrong
 
+    def cause(self, kind: str, line: Line) -> str:
+        """Why a line is wrong in this way. No text is known here."""
+        message, amount = self.of(line), self.amount(line)
+        if kind == "billed_not_sent":
+            named = [other for other in self.case.messages if other.id == line.id]
+            unsent = {
+                other.sending
+                for other in named
+                if not known_to_be_sent(other)
+                and (line.phone is None or digits(other.phone) == digits(line.phone))
+            }
+            if "refused" in unsent:
+                return "refused_by_us"
+            if unsent:
+                return "in_doubt"
+            known = any(known_to_be_sent(other) for other in named)
+            return "id_with_other_phone" if known else "id_unknown"
+        assert message is not None
+        if kind == "billed_not_delivered":
+            return "failed" if status(message) == "failed" else "no_report_yet"
+        if kind == "billed_twice":
+            first = min(self.lines_of(message), key=lambda other: other.number)
+            same = self.amount(first) == amount
+            return "double_same_amount" if same else "double_other_amount"
+        if kind == "billed_out_of_period":
+            return self.displaced(message, line)
+        if kind == "segments_differ":
+            return "content_unknown"
+        prices = [each.price for each in self.case.tariffs if each.currency == self.currency]
+        segments = Decimal(line.segments)
+        stale = any(EXACT.multiply(segments, price) == amount for price in prices)
+        return "stale_tariff" if stale else "price_other"
+
+    def displaced(self, message: Message, line: Line) -> str:
+        starts, ends = self.edges()
+        if line.sent_at is not None:
+            named = line.sent_at.replace(microsecond=0)  # as the file has it
+            apart = abs(named - message.sent_at)
+            for halves in range(1, 29):
+                near = abs(apart - halves * timedelta(minutes=30)) <= timedelta(minutes=1)
+                if near and starts <= named < ends:
+                    return "time_zone"
+        by = max(starts - message.sent_at, message.sent_at - ends)
+        # The first moment of the period is in it, and so is the first of the day before it.
+        if by < timedelta(days=1) or (by == timedelta(days=1) and message.sent_at < starts):
+            return "month_edge"
+        return "other_period"
+
+    def edges(self) -> tuple[datetime, datetime]:
+        """The first moment of the period, and the first after it, in UTC."""
+        return tuple(  # type: ignore[return-value]
+            datetime.combine(day, time(), self.case.zone).astimezone(UTC)
+            for day in (self.case.first, self.case.last + timedelta(days=1))
+        )
+
     def lines_of(self, message: Message) -> list[Line]:
         return [line for line in self.case.lines if self.of(line) is message]
 
@@ -264,13 +320,17 @@ class _State:
         if phone is None and message is not None:
             phone = message.phone
         for kind, segments, amount in self.kinds(line):
-            self.add(kind, line.id, phone, line.number, segments, amount)
+            self.add(kind, self.cause(kind, line), line.id, phone, line.number, segments, amount)
 
     def close(self, message: Message) -> None:
         owed = self.owed(message)
         if owed is not None and not self.lines_of(message):
+            starts, ends = self.edges()
+            day = timedelta(days=1)
+            inner = starts + day <= message.sent_at < ends - day
             self.add(
                 "not_billed",
+                "no_line" if inner else "no_line_at_edge",
                 message.id,
                 message.phone,
                 None,
@@ -278,9 +338,17 @@ class _State:
                 EXACT.minus(owed),
             )
         if contradicted(message):
-            self.add("reports_contradict", message.id, message.phone, None, 0, Decimal(0))
+            self.add(
+                "reports_contradict",
+                "states_contradict",
+                message.id,
+                message.phone,
+                None,
+                0,
+                Decimal(0),
+            )
         if self.missing(message):
-            self.add("report_missing", message.id, message.phone, None, 0, Decimal(0))
+            self.add("report_missing", "no_report", message.id, message.phone, None, 0, Decimal(0))
 
     def missing(self, message: Message) -> bool:
         if not self.case.reports:
@@ -291,12 +359,14 @@ class _State:
     def add(
         self,
         kind: str,
+        cause: str,
         id: str,
         phone: str | None,
         line: int | None,
         segments: int,
         amount: Decimal,
     ) -> None:
+        self.causes.append(cause)
         spelt = None if phone is None else digits(phone)
         self.found.append(Found(kind, id, spelt, line, segments, amount))
 
@@ -335,8 +405,16 @@ class _State:
             unresolved["accepted_is_last_known"] = sum(
                 1 for message in sent if known_to_be_sent(message) and status(message) is None
             )
+        coverage = dict.fromkeys(
+            ("pushed", "polled", "pulled", "statement_only", "expired", "unexplained"), 0
+        )
+        if not case.reports:
+            coverage["accepted_is_last_known"] = 0
+        for message in sent:
+            coverage[self.known_by(message)] += message.segments
         return {
             "period": _period(case.first, case.last),
+            "source": "statement",
             "currency": self.currency,
             "status": "discrepant" if self.found else "balanced",
             "sent": {
@@ -359,8 +437,47 @@ class _State:
                 "discrepant": len(wrong_lines),
             },
             "discrepancies": discrepancies,
+            "causes": self.ranked(),
+            "coverage": coverage,
             "unresolved": unresolved,
         }
+
+    def ranked(self) -> list[dict[str, Any]]:
+        causes = []
+        for cause, kind in set(zip(self.causes, (found.kind for found in self.found), strict=True)):
+            of_cause = [
+                found
+                for found, why in zip(self.found, self.causes, strict=True)
+                if (why, found.kind) == (cause, kind)
+            ]
+            causes.append(
+                {
+                    "cause": cause,
+                    "kind": kind,
+                    "count": len(of_cause),
+                    "segments": sum(found.segments for found in of_cause),
+                    "amount": total(found.amount for found in of_cause),
+                }
+            )
+        return sorted(
+            causes,
+            key=lambda one: (
+                -abs(one["amount"]),
+                -abs(one["segments"]),
+                -one["count"],
+                one["cause"],
+            ),
+        )
+
+    def known_by(self, message: Message) -> str:
+        """By what the fate of a message is known; all reports here are pushed."""
+        if status(message) is not None:
+            return "pushed"
+        if self.lines_of(message):
+            return "statement_only"
+        if known_to_be_sent(message) and not self.case.reports:
+            return "accepted_is_last_known"
+        return "unexplained"
 
     def _currency(self) -> str:
         day, currencies = self.case.first, set()

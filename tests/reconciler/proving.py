@@ -115,8 +115,10 @@ class World:
         )
         return path
 
-    async def reconcile(self) -> UUID:
-        result = await match.reconcile(self.connection, self.accounts["main"], OCTOBER, now=NOW)
+    async def reconcile(self, **given: Any) -> UUID:
+        result = await match.reconcile(
+            self.connection, self.accounts["main"], OCTOBER, now=NOW, **given
+        )
         return UUID(result["id"])
 
     async def link(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -186,6 +187,10 @@ PATHS = (
     "/v1/chain/head",
     f"/v1/discrepancies/{NOBODY}",
     "/v1/discrepancies/ageing",
+    f"/v1/reconciliations/{NOBODY}/causes",
+    f"/v1/reconciliations/{NOBODY}/adjustments",
+    f"/v1/reconciliations/{NOBODY}/close",
+    "/v1/balances/audit",
     "/v1/jobs",
     "/v1/audit",
     "/v1/audit/by-day",
@@ -251,6 +256,8 @@ async def test_what_is_not_there_is_a_404_and_never_a_page(api: Api) -> None:
         f"/v1/reconciliations/{NOBODY}",
         f"/v1/reconciliations/{NOBODY}/discrepancies",
         f"/v1/reconciliations/{NOBODY}/discrepancies?format=csv",
+        f"/v1/reconciliations/{NOBODY}/causes",
+        f"/v1/reconciliations/{NOBODY}/adjustments?format=csv",
         "/v1/callbacks/x/body",
         "/v1/callbacks/00/body",
         "/v1/callbacks/%00/body",
@@ -301,6 +308,8 @@ async def test_bad_parameters_of_single_lists_are_400(api: Api) -> None:
     assert problem(await api.get("/v1/messages?format=pdf"), 400).startswith("format: ")
     told = await api.get(f"/v1/reconciliations/{NOBODY}/discrepancies?kind=other")
     assert "billed_twice" in problem(told, 422)
+    told = await api.get(f"/v1/reconciliations/{NOBODY}/discrepancies?cause=other")
+    assert "stale_tariff" in problem(told, 422)
     assert await got(api, "/v1/messages", phone="\0", status="unheard of") == {
         "items": [],
         "next": None,
@@ -433,12 +442,13 @@ def bodies(draw: st.DrawFn) -> bytes:
 
 
 OPERATIONS = (
-    *(("GET", path) for path in PATHS if path != "/v1/sent"),
+    *(("GET", path) for path in PATHS if path != "/v1/sent" and not path.endswith("/close")),
     *(
         ("POST", path)
         for path in (
             *("/v1/sent", "/v1/messages", "/v1/statements", "/v1/reconciliations"),
             *("/v1/discrepancies", f"/v1/discrepancies/{NOBODY}", "/v1/credits"),
+            f"/v1/reconciliations/{NOBODY}/close",
         )
     ),
 )
@@ -1215,7 +1225,7 @@ async def test_reconciliation_is_given_kept_and_listed(api: Api) -> None:
     result = answer.json()
     assert list(result) == [
         *("id", "account", "period", "currency", "status", "sent", "owed", "billed", "difference"),
-        *("messages", "lines", "discrepancies", "unresolved"),
+        *("messages", "lines", "discrepancies", "unresolved", "source", "causes", "coverage"),
     ]
     assert (result["period"], result["status"]) == ("2024-10", "discrepant")
     again = (await api.post("/v1/reconciliations", json=asked)).json()
@@ -1223,7 +1233,9 @@ async def test_reconciliation_is_given_kept_and_listed(api: Api) -> None:
 
     shown = await got(api, f"/v1/reconciliations/{result['id']}")
     assert {name: shown[name] for name in result} == result
-    assert set(shown) - set(result) == {"run_at", "rules"}
+    more = {"run_at", "rules", "version", "closed_at", "closed_by", "adjusts"}
+    assert set(shown) - set(result) == more
+    assert (shown["version"], shown["closed_at"], shown["adjusts"]) == (1, None, None)
     items = (await got(api, "/v1/reconciliations", account="think"))["items"]
     assert [item["id"] for item in items] == [again["id"], result["id"]]
     assert items[1] == shown
@@ -1235,6 +1247,8 @@ async def test_reconciliation_is_given_kept_and_listed(api: Api) -> None:
     assert kinds == sorted(kinds, key=match.KINDS.index)
     for kind, counted in result["discrepancies"].items():
         assert len((await got(api, below, kind=kind))["items"]) == counted["count"]
+    for cause in result["causes"]:
+        assert len((await got(api, below, cause=cause["cause"]))["items"]) == cause["count"]
     assert found[0] == {
         "kind": "billed_not_sent",
         "message_id": None,
@@ -1247,15 +1261,118 @@ async def test_reconciliation_is_given_kept_and_listed(api: Api) -> None:
         "billed_segments": 1,
         "price": "0.04",
         "billed_amount": "0.04",
+        "cause": "id_unknown",
         "segments": 1,
         "amount": "0.04",
     }
+    causes = await got(api, f"/v1/reconciliations/{result['id']}/causes")
+    assert causes == {"items": result["causes"], "next": None}
+    answer = await api.get(f"/v1/reconciliations/{result['id']}/causes?format=csv")
+    (head, *rows) = csv.reader(io.StringIO(answer.content.decode("utf-8-sig")))
+    assert tuple(head) == reading.CAUSE_COLUMNS
+    assert len(rows) == len(result["causes"]) > 0
     answer = await api.get(below, params={"format": "csv"})
     (head, first, *_) = csv.reader(io.StringIO(answer.content.decode("utf-8-sig")))
     assert tuple(head) == reading.DISCREPANCY_COLUMNS
     assert first[:4] == ["billed_not_sent", "", "b", ""]
     assert first[-1] == "0.04"
     assert (await api.get(below, params={"format": "xlsx"})).content.startswith(b"PK")
+
+
+async def test_period_is_closed_adjusted_and_assumed_about(api: Api) -> None:
+    await register(api, ROW)
+    await upload(api, f"{BILL}a,{PHONE},1,0.04\n")
+    asked = {"account": "think", "period": "2024-10"}
+    runs = "/v1/reconciliations"
+    result = (await api.post(runs, json=asked)).json()
+    assumed = (await api.post(runs, json={**asked, "assume": {"price": 0.03}})).json()
+    assert (assumed["status"], assumed["assumed"]) == ("assumed_discrepant", {"price": "0.03"})
+    for assume, told in (
+        ({"colour": "red"}, "no assumption 'colour'; there are price, basis"),
+        ({"price": "\0"}, "is not decimal text"),
+    ):
+        answer = await api.post(runs, json={**asked, "assume": assume})
+        assert told in problem(answer, 422)
+    problem(await api.post(runs, json={**asked, "assume": {"price": [1]}}), 400)
+    problem(await api.post(runs, json={**asked, "source": "nobody"}), 400)
+    answer = await api.post(runs, json={**asked, "source": "reports"})
+    assert "no report of think's says what a message of 2024-10 cost" in problem(answer, 422)
+    answer = await api.post(f"{runs}/{assumed['id']}/close")
+    assert "assumes something" in problem(answer, 409)
+    problem(await api.post(f"{runs}/{NOBODY}/close"), 404)
+    problem(await api.post(f"{runs}/{result['id']}/close", json={"by": ""}), 400)
+    problem(await api.post(f"{runs}/{result['id']}/close", json={"by": "a\0"}), 400)
+
+    answer = await api.post(f"{runs}/{result['id']}/close", json={"by": "李"})
+    assert answer.status_code == 200
+    closed = answer.json()
+    assert (closed["closed_by"], closed["version"]) == ("李", 1)
+    assert closed == await got(api, f"{runs}/{result['id']}")
+    for path, body in ((f"{runs}/{result['id']}/close", {}), (runs, {**asked, "close": True})):
+        assert "is never opened again" in problem(await api.post(path, json=body), 409)
+
+    await upload(api, f"{BILL}a,{PHONE},2,0.08\n")
+    adjustment = (await api.post(runs, json=asked)).json()
+    assert adjustment["adjusts"] == result["id"]
+    assert adjustment["adjustment"]["difference"] == {"segments": 1, "amount": "0.04"}
+    items = (await got(api, runs))["items"]
+    assert [(item["id"], item["version"], item["adjusts"]) for item in items] == [
+        (adjustment["id"], 2, result["id"]),
+        (result["id"], 1, None),
+    ]
+    assert items[1] == closed
+    (apart,) = (await got(api, runs, assumed="true"))["items"]
+    assert apart["id"] == assumed["id"]
+    below = f"{runs}/{adjustment['id']}/adjustments"
+    (item,) = (await got(api, below))["items"]
+    assert (item["billed_amount_before"], item["billed_amount_after"]) == ("0.04", "0.08")
+    answer = await api.get(below, params={"format": "csv"})
+    (head, row) = csv.reader(io.StringIO(answer.content.decode("utf-8-sig")))
+    assert tuple(head) == reading.ADJUSTMENT_COLUMNS
+    assert row[-2:] == ["1", "0.04"]
+    assert (await got(api, f"{runs}/{result['id']}/adjustments"))["items"] == []
+
+
+async def test_period_is_closed_at_once_without_a_body_or_in_one_call(api: Api) -> None:
+    for period in ("2024-10", "2024-11"):
+        await upload(api, f"{BILL}a,{PHONE},1,0.04\n", period=period)
+    runs = "/v1/reconciliations"
+    asked = {"account": "think", "period": "2024-10", "close": True}
+    told = (await api.post(runs, json=asked)).json()
+    assert (told["closed_by"], told["version"]) == ("api", 1)
+    result = (await api.post(runs, json={"account": "think", "period": "2024-11"})).json()
+    told = (await api.post(f"{runs}/{result['id']}/close")).json()
+    assert told["closed_by"] == "api"
+
+
+async def test_balances_are_audited_by_period(api: Api, pool: Any) -> None:
+    for number, amount in enumerate(("5", "4.96", "4.5")):
+        await pool.execute(
+            "INSERT INTO balances (account, kind, digest, read_at, amount, currency)"
+            " VALUES ('think', 'balance', sha256($1::text::bytea), $2, $3, 'CNY')",
+            str(number),
+            datetime(2024, 10, 5, number + 1, tzinfo=UTC),
+            Decimal(amount),
+        )
+    await register(api, ROW)  # at 01:30 UTC; and nothing has been delivered
+    query = {"account": "think", "period": "2024-10"}
+    told = await got(api, "/v1/balances/audit", **query)
+    assert [(item["lost"], item["sent_segments"], item["owed"]) for item in told["items"]] == [
+        ("0.04", 1, "0"),
+        ("0.46", 0, "0"),
+    ]
+    assert told["next"] is None
+    assert told["totals"][0]["balance_drift"] == "0.5"
+    first = await got(api, "/v1/balances/audit", limit=1, **query)
+    rest = await got(api, "/v1/balances/audit", limit=1, cursor=first["next"], **query)
+    assert first["items"] + rest["items"] == told["items"]
+    assert rest["totals"] == told["totals"]
+    answer = await api.get("/v1/balances/audit", params={**query, "format": "csv"})
+    assert len(list(csv.reader(io.StringIO(answer.text)))) == 3
+    for wrong in ({"account": "other"}, {"period": "October"}, {"period": "2024-09"}):
+        problem(await api.get("/v1/balances/audit", params={**query, **wrong}), 422)
+    problem(await api.get("/v1/balances/audit"), 400)
+    problem(await api.get("/v1/balances/audit", params={**query, "cursor": "x"}), 400)
 
 
 async def test_what_cannot_be_reconciled_is_422_in_one_line(api: Api, pool: Any) -> None:

@@ -408,6 +408,9 @@ async def test_api_shows_the_head_the_package_and_the_gauges(
             assert refused.status_code == status
         nobody = await api.get("/v1/reconciliations/00000000-0000-4000-8000-000000000000/evidence")
         assert nobody.status_code == 404
+        assumed = await world.reconcile(assume={"price": "1"})
+        refused = await api.get(f"/v1/reconciliations/{assumed}/evidence")
+        assert (refused.status_code, "assumes something" in refused.text) == (422, True)
         text = (await api.get("/metrics")).text
         assert f"huizhi_chain_height {float(head['height'])}" in text
         assert "huizhi_chain_behind_seconds 0.0" in text

@@ -25,6 +25,7 @@ from oracle import Case, Found, Line, Message, Report, Tariff
 
 from gateways.gateway import Callback
 from reconciler import ledger, match, periods, reading, statements
+from reconciler.causes import CAUSES
 from reconciler.tables import FileError
 from runtime import records, settlement
 from runtime.identity import message_id
@@ -236,6 +237,8 @@ def of_items(items: Sequence[dict[str, Any]], hidden: dict[str, str]) -> list[Fo
 
 def as_decimals(value: Any) -> Any:
     """A result with its amounts as Decimals, each of which must be written in the shortest way."""
+    if isinstance(value, list):
+        return [as_decimals(inner) for inner in value]
     if not isinstance(value, dict):
         return value
     read = {name: as_decimals(inner) for name, inner in value.items()}
@@ -264,6 +267,11 @@ def sums_hold(result: dict[str, Any], found: Sequence[Found]) -> None:
     kinds = result["discrepancies"]
     assert oracle.total(kind["amount"] for kind in kinds.values()) == result["difference"]["amount"]
     assert sum(kind["count"] for kind in kinds.values()) == len(found)
+    causes = result["causes"]
+    assert oracle.total(cause["amount"] for cause in causes) == result["difference"]["amount"]
+    assert sum(cause["segments"] for cause in causes) == result["difference"]["segments"]
+    assert sum(cause["count"] for cause in causes) == len(found)
+    assert sum(result["coverage"].values()) == result["sent"]["segments"]
 
 
 async def reconciled(
@@ -286,6 +294,11 @@ async def reconciled(
     kept = await reading.run(connection, UUID(result["id"]))
     assert kept is not None
     assert {name: kept[name] for name in result} == result
+
+    assert {(item["kind"], item["cause"]) for item in items} == {
+        (cause["kind"], cause["cause"]) for cause in result["causes"]
+    }
+    assert all(item["cause"] in CAUSES[item["kind"]] for item in items)
 
     compared = as_decimals(result)
     assert compared.pop("account") == own.account.name
@@ -789,6 +802,8 @@ async def test_evidence_that_comes_later_changes_the_next_run_and_never_a_kept_o
         "statement_version": 1,
         "timezone": "Asia/Shanghai",
         "poll_until_hours": 72.0,
+        "segment_rule": "domestic",
+        "segment_unit": "utf16",
         "tariffs": [
             {"from": "2026-01-01", "price": "0.04", "currency": "CNY", "basis": "delivered"}
         ],
@@ -1089,12 +1104,16 @@ def lines_about(
             day = message.sent_at.astimezone(zone).date()
             price = max((t.start, t.price) for t in tariffs if t.start <= day or t is tariffs[0])[1]
             amount = draw(amounts(oracle.EXACT.multiply(Decimal(segments), price)))
-            named = {oracle.digits(other.phone) for other in messages if other.id == message.id}
+            numbers = {oracle.digits(other.phone) for other in messages if other.id == message.id}
             number = oracle.digits(message.phone)
             phone: str | None = draw(st.sampled_from(SPELLINGS.get(number, (number,))))
-            if len(named) == 1 and draw(st.booleans()):
+            if len(numbers) == 1 and draw(st.booleans()):
                 phone = None
-            billed.append(Line(0, message.id, phone, segments, amount, draw(st.none() | days)))
+            zones = st.integers(-30, 30).map(
+                lambda halves, sent=message.sent_at: sent + halves * timedelta(minutes=30)  # type: ignore[misc]
+            )
+            named = draw(st.none() | days | zones)
+            billed.append(Line(0, message.id, phone, segments, amount, named))
     for _ in range(draw(st.sampled_from([0, 0, 1, 2] if billed else [1]))):
         id = draw(st.sampled_from(IDS))
         phone = draw(st.sampled_from(NUMBERS))
