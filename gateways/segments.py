@@ -151,6 +151,11 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
                 return "without the sign"
 
 
+def unbracketed(sign: str) -> str:
+    """Return the name of a sign that may be written in its 【】."""
+    return sign.strip().removeprefix("【").removesuffix("】")
+
+
 def signed(content: str, sign: str | None) -> str:
     """Return what is sent: `content` behind its sign in 【】, which it may already begin with."""
     return "".join(parted(content, sign))
@@ -158,7 +163,7 @@ def signed(content: str, sign: str | None) -> str:
 
 def parted(content: str, sign: str | None) -> tuple[str, str]:
     """Return the sign in its 【】, empty without one, and the text behind it."""
-    name = sign.strip().removeprefix("【").removesuffix("】") if sign else ""
+    name = unbracketed(sign) if sign else ""
     bracketed = f"【{name}】" if name else ""
     return bracketed, content.removeprefix(bracketed)
 

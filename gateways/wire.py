@@ -5,7 +5,7 @@ Everything here raises `Malformed` with a reason that names a field and never qu
 
 import codecs
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import TypeVar
@@ -14,9 +14,11 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from gateways.errors import Malformed
+from gateways.events import Event, Parsed
 from gateways.phone import normalise
 
 T = TypeVar("T")
+Row = TypeVar("Row")
 
 LONGEST_ID = 128
 LONGEST_CODE = 128
@@ -242,6 +244,22 @@ def local_time(value: object, field: str, zone: ZoneInfo) -> datetime | None:
         if value.strip().startswith(_NO_TIME):
             return None
         raise Malformed(f"{field} is not a time") from None
+
+
+def read_rows(
+    rows: Sequence[Row], read: Callable[[Row], Event], fault: str | None = None
+) -> Parsed:
+    """Return what `read` makes of each row; a row that it finds `Malformed` is a problem, as is `fault`."""
+    events: list[Event] = []
+    problems: list[str] = []
+    for number, row in enumerate(rows, 1):
+        try:
+            events.append(read(row))
+        except Malformed as error:
+            problems.append(f"row {number}: {error}")
+    if fault:
+        problems.append(fault)
+    return Parsed(events=tuple(events), rows=len(rows), problems=tuple(problems))
 
 
 def listed(problems: Sequence[str], most: int = 3) -> str:

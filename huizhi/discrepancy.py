@@ -1,6 +1,5 @@
 """`huizhi discrepancy`: work on what reconciliation found."""
 
-import getpass
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +12,7 @@ from huizhi import cli_config
 from huizhi.options import (
     OUTPUTS,
     account_of,
+    login,
     one_page,
     output_option,
     show_json,
@@ -193,7 +193,7 @@ def set_(
     if version is not None and len(id) != 1:
         raise Problem("--version is of one ID")
     change = cases.Change(
-        by=by or getpass.getuser(),
+        by=by or login(),
         state=UNSET if state is None else state,
         owner=UNSET if owner is None else owner or None,
         note=UNSET if note is None else note,

@@ -1,6 +1,7 @@
 """What commands share: the settings they run with, and how they show what they found."""
 
 import asyncio
+import getpass
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
@@ -66,6 +67,14 @@ def with_callers(
             return await work(callers(settings, pool, http, recorder=holder()))
 
     return with_pool(settings, name, run)
+
+
+def login() -> str:
+    """Return who runs the command, as the system knows them; "unknown" where it knows nobody."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container nobody may be
+        return "unknown"
 
 
 def span_options(command: Callable[..., Any]) -> Callable[..., Any]:

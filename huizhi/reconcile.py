@@ -1,6 +1,5 @@
 """`huizhi reconcile`: a statement against the ledger."""
 
-import getpass
 from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -11,6 +10,7 @@ from huizhi import cli_config
 from huizhi.options import (
     OUTPUTS,
     account_of,
+    login,
     one_page,
     output_option,
     show_json,
@@ -75,7 +75,7 @@ def reconcile(
         raise Problem("one of --discrepancies, --causes and --adjustments at a time")
     if by is not None and not close:
         raise Problem("--by goes with --close")
-    closing = (by or _login()) if close else None
+    closing = (by or login()) if close else None
 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
@@ -130,13 +130,6 @@ def _assumptions(given: tuple[str, ...]) -> dict[str, str]:
             raise Problem(f"--assume: {name} is given twice")
         assumptions[name] = value
     return assumptions
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # in a container nobody may be
-        return "unknown"
 
 
 def show_result(result: dict[str, Any]) -> None:

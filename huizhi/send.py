@@ -1,23 +1,19 @@
 """`huizhi send`: a text to one or more numbers, once."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import rich_click as click
 from rich.console import Console
 
-from gateways.errors import Unsupported
 from gateways.gateway import Call
-from gateways.http import open_client
 from huizhi import cli_config
-from huizhi.options import account_of, output_option, show_json, show_table, with_pool
+from huizhi.options import offered, output_option, show_json, show_table, with_callers
 from reconciler import sending
-from reconciler.jobs import holder
-from reconciler.poll import callers
+from reconciler.poll import Caller
 from runtime import Problem
 
 _NOT_ALL = 1
@@ -66,8 +62,7 @@ def send(
     vendor's bill will tell. The exit code is 0 if every number was taken by the vendor, else 1.
     """
     settings = cli_config.settings()
-    if "send" not in (chosen := account_of(settings, account)).gateway.supports:
-        raise Unsupported(f"{chosen.gateway.vendor} ({account}) offers no `send`")
+    offered(settings, account, "send", "send")
     numbers = list(phones)
     if phones_file is not None:
         numbers += [line.strip() for line in phones_file.read_text("utf-8-sig").splitlines()]
@@ -85,14 +80,12 @@ def send(
         send_at=_time(send_at),
     )
 
-    async def work(pool: Any) -> int:
+    async def work(asking: Mapping[str, Caller]) -> int:
         with Console(stderr=True).status("Sending"):
-            async with open_client() as http:
-                asking = callers(settings, pool, http, recorder=holder())
-                try:
-                    done = await sending.send(asking[account], request, key, now=datetime.now(UTC))
-                except sending.NothingSent as error:
-                    raise Problem(f"{error}; nothing was sent") from error
+            try:
+                done = await sending.send(asking[account], request, key, now=datetime.now(UTC))
+            except sending.NothingSent as error:
+                raise Problem(f"{error}; nothing was sent") from error
         if output == "json":
             show_json(done)
         else:
@@ -104,7 +97,7 @@ def send(
                 click.echo(f"{dropped} numbers were given twice and dropped", err=True)
         return 0 if done["status"] == "submitted" else _NOT_ALL
 
-    return with_pool(settings, Call.SEND.value, work)
+    return with_callers(settings, Call.SEND.value, work)
 
 
 def _params(given: Sequence[str]) -> sending.Params | None:

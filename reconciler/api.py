@@ -1,6 +1,7 @@
 """The reconciler's API: interface section 4, over the same functions that the command line uses."""
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import math
@@ -373,8 +374,7 @@ async def import_statement(
     except ValueError as error:
         raise Unprocessable(str(error)) from None
     name = Path(data.file.filename or "statement").name
-    path = await _spooled(data.file)
-    try:
+    async with _spooled(data.file) as path:
         if preview:
             return await statements.preview(
                 settings,
@@ -396,8 +396,6 @@ async def import_statement(
                 now=datetime.now(UTC),
                 expect=expect,
             )
-    finally:
-        path.unlink(missing_ok=True)
     return ImportedStatement(
         id=imported.id,
         version=imported.version,
@@ -784,19 +782,15 @@ class CreditFile(msgspec.Struct):
 async def import_credits(state: State, data: MultipartBody[CreditFile]) -> dict[str, Any]:
     """Import a vendor's credit notes, whole or not at all, and set them against what is disputed."""
     settings = _account(state, data.account)
-    path = await _spooled(data.file)
-    try:
-        async with state.pool.acquire() as connection:
-            return await credits.import_file(
-                connection,
-                settings,
-                path,
-                file_name=Path(data.file.filename or "credits").name,
-                sheet=data.sheet or None,
-                now=datetime.now(UTC),
-            )
-    finally:
-        path.unlink(missing_ok=True)
+    async with _spooled(data.file) as path, state.pool.acquire() as connection:
+        return await credits.import_file(
+            connection,
+            settings,
+            path,
+            file_name=Path(data.file.filename or "credits").name,
+            sheet=data.sheet or None,
+            now=datetime.now(UTC),
+        )
 
 
 @get("/v1/credits", responses=LISTING)
@@ -1343,12 +1337,14 @@ def _sent_rows(body: bytes, content_type: str) -> list[Any]:
     return found
 
 
-async def _spooled(upload: UploadFile) -> Path:
-    """Copy an upload to a file of our own, in pieces."""
-    with tempfile.NamedTemporaryFile(prefix="huizhi-", suffix=".statement", delete=False) as file:
+@contextlib.asynccontextmanager
+async def _spooled(upload: UploadFile) -> AsyncIterator[Path]:
+    """Copy an upload to a file of our own, in pieces, for as long as it is read."""
+    with tempfile.NamedTemporaryFile(prefix="huizhi-", suffix=".statement") as file:
         while chunk := await upload.read(1 << 20):
             file.write(chunk)
-    return Path(file.name)
+        file.flush()
+        yield Path(file.name)
 
 
 def _time(name: str, text: str | None) -> datetime | None:

@@ -65,7 +65,7 @@ async def answered(
     except Exception as bug:
         log.exception("reply.failed", account=caller.name, call=call.value)
         failure = failure or Garbled(f"reading the reply failed: {type(bug).__name__}")
-    changed = await _keep(caller, record) if kept else 0
+    changed = await keep(caller, record) if kept else 0
     if wanted is not None and parsed is not None:
         if any(isinstance(event, wanted) for event in parsed.events):
             failure = None
@@ -78,8 +78,11 @@ async def answered(
     return Answered(record, parsed, changed)
 
 
-async def _keep(caller: Caller, record: Record) -> int:
-    """Store and settle a reply, also one whose bytes are known already; idempotent."""
+async def keep(caller: Caller, record: Record) -> int:
+    """Store and settle a reply, also one whose bytes are known already; idempotent.
+
+    Durable on return. Returns how many messages changed by it; raises one of `DATABASE_ERRORS`.
+    """
     # These bytes are nowhere else: the database gets a minute to come back.
     async for attempt in stamina.retry_context(
         on=DATABASE_ERRORS, attempts=None, timeout=_ONLY_COPY_SECONDS

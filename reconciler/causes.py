@@ -62,7 +62,7 @@ def segment_cause(
 
     if counted(content, sign) == billed:
         return "own_count"
-    name = sign.strip().removeprefix("【").removesuffix("】") if sign else ""
+    name = segments.unbracketed(sign) if sign else ""
     if not name and (begun := _SIGNED.match(content)):
         name = begun[1]
     bare = content.removeprefix(f"【{name}】") if name else content

@@ -8,7 +8,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
-from decimal import Context, Decimal
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +17,7 @@ import asyncpg
 import msgspec
 
 from reconciler import cells, periods, statements
-from reconciler.match import money
+from reconciler.match import EXACT, money
 from reconciler.periods import Period
 from reconciler.tables import Columns, FileError, Layout, Row, opened
 from runtime.identity import shard_of
@@ -47,7 +47,6 @@ MAX_LINES = 100_000
 _MOST = 200
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _YUAN = ("人民币", "元", "RMB")
-_EXACT = Context(prec=100)  # the usual 28 digits would round a sum
 _NOTHING = Decimal(0)
 
 
@@ -87,7 +86,7 @@ def allocate(amount: Decimal, rests: Iterable[Decimal]) -> list[Decimal]:
     for rest in rests:
         part = min(amount, max(rest, _NOTHING))
         parts.append(part)
-        amount = _EXACT.subtract(amount, part)
+        amount = EXACT.subtract(amount, part)
     return parts
 
 
@@ -217,15 +216,15 @@ async def _share(
             more = True
             break
         (part,) = allocate(left, [case.rest])
-        left = _EXACT.subtract(left, part)
-        case.rest = _EXACT.subtract(case.rest, part)
+        left = EXACT.subtract(left, part)
+        case.rest = EXACT.subtract(case.rest, part)
         case.parts.append((line, part, case.rest))
         touched[case.id] = case
         more = case.rest > 0
     if left == line.amount:
         return _Credited(_NOTHING, "nothing_disputed")
     outcome = "over" if left else "partly" if more else "settled"
-    return _Credited(_EXACT.subtract(line.amount, left), outcome)
+    return _Credited(EXACT.subtract(line.amount, left), outcome)
 
 
 async def _keep(
@@ -314,7 +313,7 @@ async def _apply(connection: Any, credit: UUID, touched: dict[UUID, _Case], now:
 def _sum(amounts: Iterable[Decimal]) -> Decimal:
     total = _NOTHING
     for amount in amounts:
-        total = _EXACT.add(total, amount)
+        total = EXACT.add(total, amount)
     return total
 
 
@@ -330,7 +329,7 @@ async def _result(connection: Any, credit: UUID, *, duplicate: bool) -> dict[str
                 "currency": each["currency"],
                 "amount": money(each["amount"]),
                 "allocated": money(each["allocated"]),
-                "unallocated": money(_EXACT.subtract(each["amount"], each["allocated"])),
+                "unallocated": money(EXACT.subtract(each["amount"], each["allocated"])),
             }
             for each in sums
         ],

@@ -280,24 +280,13 @@ class _Run:
             )
         await connection.execute(QUERIES["add_adjustments"], self.id, adjusts)
         row = await connection.fetchrow(QUERIES["count_adjustments"], self.id)
-        difference = EXACT.subtract(row["billed_amount"], row["owed_amount"])
         return {
             "changed": row["changed"],
-            "sent": {"messages": row["sent_messages"], "segments": row["sent_segments"]},
-            "owed": {
-                "messages": row["owed_messages"],
-                "segments": row["owed_segments"],
-                "amount": money(row["owed_amount"]),
-            },
-            "billed": {
-                "lines": row["billed_lines"],
-                "segments": row["billed_segments"],
-                "amount": money(row["billed_amount"]),
-            },
-            "difference": {
-                "segments": row["billed_segments"] - row["owed_segments"],
-                "amount": money(difference),
-            },
+            **_sums(
+                sent=(row["sent_messages"], row["sent_segments"]),
+                owed=(row["owed_messages"], row["owed_segments"], row["owed_amount"]),
+                billed=(row["billed_lines"], row["billed_segments"], row["billed_amount"]),
+            ),
         }
 
 
@@ -338,6 +327,21 @@ def _check(settings: AccountSettings, period: Period, currency: str, troubles: A
         )
 
 
+def _sums(
+    *, sent: tuple[int, int], owed: tuple[int, int, Decimal], billed: tuple[int, int, Decimal]
+) -> dict[str, Any]:
+    """Return what was sent, is owed and was billed, and the difference, as a result shows them."""
+    return {
+        "sent": {"messages": sent[0], "segments": sent[1]},
+        "owed": {"messages": owed[0], "segments": owed[1], "amount": money(owed[2])},
+        "billed": {"lines": billed[0], "segments": billed[1], "amount": money(billed[2])},
+        "difference": {
+            "segments": billed[1] - owed[1],
+            "amount": money(EXACT.subtract(billed[2], owed[2])),
+        },
+    }
+
+
 async def _result(
     connection: Any,
     run: UUID,
@@ -376,21 +380,11 @@ async def _result(
         "period": str(period),
         "currency": currency,
         "status": "discrepant" if counted else "balanced",
-        "sent": {"messages": messages["messages"], "segments": messages["segments"]},
-        "owed": {
-            "messages": messages["owed_messages"],
-            "segments": messages["owed_segments"],
-            "amount": money(messages["owed_amount"]),
-        },
-        "billed": {
-            "lines": lines["lines"],
-            "segments": lines["segments"],
-            "amount": money(lines["amount"]),
-        },
-        "difference": {
-            "segments": lines["segments"] - messages["owed_segments"],
-            "amount": money(EXACT.subtract(lines["amount"], messages["owed_amount"])),
-        },
+        **_sums(
+            sent=(messages["messages"], messages["segments"]),
+            owed=(messages["owed_messages"], messages["owed_segments"], messages["owed_amount"]),
+            billed=(lines["lines"], lines["segments"], lines["amount"]),
+        ),
         "messages": {
             name: messages[name] for name in ("matched", "discrepant", "not_billed", "not_charged")
         },

@@ -13,7 +13,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
-import stamina
 import structlog
 
 from gateways import segments, wire
@@ -28,7 +27,8 @@ from gateways.errors import (
 from gateways.events import ReviewKind
 from gateways.gateway import Batch, Call, Outgoing, Reply
 from gateways.phone import normalise
-from reconciler import reading
+from reconciler import ledger, reading
+from reconciler.asking import keep
 from reconciler.poll import Caller, Done
 from runtime import Problem, metrics, records, sends, settlement
 from runtime.database import DATABASE_ERRORS
@@ -46,9 +46,8 @@ BEAT_SECONDS = 5.0
 # How long a second request with the same key waits for the first one's outcome.
 PATIENCE_SECONDS = 30.0
 _LOOK_SECONDS = 0.2
-_ONLY_COPY_SECONDS = 60.0
 _LONGEST_PHONE = 20
-_MOST_TEXT = {"content": 10_000, "sign": 100, "template_id": 64, "reference": 200}
+_TEXTS = ("content", "sign", "template_id", "reference")
 _LONGEST_KEY = 255
 _DEAD = 100
 _RESOLVED = 1000
@@ -296,15 +295,15 @@ async def _draft(caller: Caller, request: Request, now: datetime) -> _Draft:
         raise Unfit("expected phones, or recipients with a text each, and not both")
     if len(request.phones) + len(request.recipients) > MAX_NUMBERS:
         raise Unfit(f"expected at most {MAX_NUMBERS} numbers in one request")
-    for name, most in _MOST_TEXT.items():
+    for name in _TEXTS:
         text = getattr(request, name)
         if text is not None:
-            _check_text(name, text, most)
+            _check_text(name, text, ledger.MAX_TEXT[name])
     if request.send_at is not None and request.send_at.tzinfo is None:
         raise Unfit("send_at has no offset, such as +08:00")
     if request.send_at is not None and request.send_at <= now:
         raise Unfit("send_at is over")
-    sign = request.sign.strip().removeprefix("【").removesuffix("】") if request.sign else None
+    sign = segments.unbracketed(request.sign) if request.sign else None
     async with caller.pool.acquire() as connection:
         wire_sign = sign
         if sign and gateway.signs_by_id:
@@ -325,7 +324,7 @@ async def _draft(caller: Caller, request: Request, now: datetime) -> _Draft:
         if not 5 <= len(phone) <= _LONGEST_PHONE:
             raise Unfit(f"{where}[{index}] is no phone number")
         if one.content is not None:
-            _check_text(f"{where}[{index}].content", one.content, _MOST_TEXT["content"])
+            _check_text(f"{where}[{index}].content", one.content, ledger.MAX_TEXT["content"])
         if phone in seen and not gateway.id_per_number:
             duplicates.append(index)
             continue
@@ -383,7 +382,6 @@ def _check_text(name: str, text: str, most: int) -> None:
 
 def _submissions(caller: Caller, request: Request, draft: _Draft) -> list[_Submission]:
     """Split a draft to what the vendor takes in one call; a number stands in a call once."""
-    settings = caller.settings
     client = caller.client
     size = client.texts_per_send if draft.personal else client.numbers_per_send
     found = []
@@ -398,10 +396,7 @@ def _submissions(caller: Caller, request: Request, draft: _Draft) -> list[_Submi
                 id,
                 provisional,
                 message.phone,
-                # As in the ledger: what is not known is the least that a vendor bills.
-                1
-                if message.shown is None
-                else segments.count(message.shown, draft.sign, settings.unit, rule=settings.rule),
+                ledger.counted(message.shown, draft.sign, caller.settings),
                 message.shown,
                 submission,
             )
@@ -568,7 +563,17 @@ async def _call(caller: Caller, submission: _Submission, wishes: list[float]) ->
         log.exception("send.failed", account=caller.name, submission=str(submission.id))
         outcome.reason = f"the call failed: {type(bug).__name__}"
     if reply is not None:
-        await _keep(caller, submission.id, reply)
+        # Settling it concludes the submission.
+        await keep(
+            caller,
+            records.of_reply(
+                caller.name,
+                reply,
+                subject=str(submission.id),
+                once=False,
+                received_at=datetime.now(UTC),
+            ),
+        )
         state = await caller.pool.fetchrow(QUERIES["submission"], submission.id)
         if state["state"] != "calling":
             outcome.state, outcome.reason = state["state"], state["reason"]
@@ -581,23 +586,6 @@ async def _call(caller: Caller, submission: _Submission, wishes: list[float]) ->
         await sends.conclude(connection, caller.settings, outcome, datetime.now(UTC))
     _tell(outcome)
     return outcome
-
-
-async def _keep(caller: Caller, submission: UUID, reply: Reply) -> None:
-    """Store a reply and settle it, which concludes the submission; durable on return."""
-    record = records.of_reply(
-        caller.name, reply, subject=str(submission), once=False, received_at=datetime.now(UTC)
-    )
-    # These bytes are nowhere else: the database gets a minute to come back.
-    async for attempt in stamina.retry_context(
-        on=DATABASE_ERRORS, attempts=None, timeout=_ONLY_COPY_SECONDS
-    ):
-        with attempt:
-            async with caller.pool.acquire() as connection:
-                batch, _ = await records.store(
-                    connection, [record], recorder=caller.recorder, now=datetime.now(UTC)
-                )
-            await caller.settle(batch, [record])
 
 
 _OUTCOMES = {

@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
-from decimal import Context, Decimal
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -19,7 +19,7 @@ import msgspec
 
 from gateways.phone import normalise
 from reconciler import cells, sending
-from reconciler.match import money
+from reconciler.match import EXACT, money
 from reconciler.periods import Period
 from reconciler.tables import (
     SHOWN_COMPLAINTS,
@@ -72,7 +72,6 @@ PREVIEWED_LINES = 10
 _MAX_ID = 128
 _MAX_SEGMENTS = 1_000_000
 _CHUNK_LINES = 1_000
-_EXACT = Context(prec=100)  # the usual 28 digits would round a sum
 
 # What a row is headed with that bills nothing and adds up the rows above it: all of them, or
 # those since the last such row.
@@ -122,7 +121,7 @@ class Totals(msgspec.Struct, eq=False):
         self.lines += 1
         self.segments += line.segments
         if line.amount is not None:
-            self.amount = _EXACT.add(self.amount or Decimal(0), line.amount)
+            self.amount = EXACT.add(self.amount or Decimal(0), line.amount)
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):

@@ -85,16 +85,7 @@ def refusal(page: Page) -> Refused | None:
 
 def read_rows(page: Page, zone: ZoneInfo) -> Parsed:
     """Return the reports and inbound messages of `page`; a row that cannot be read is a problem."""
-    events: list[Event] = []
-    problems: list[str] = []
-    for number, row in enumerate(page.rows, 1):
-        try:
-            events.append(_event(row, zone))
-        except Malformed as error:
-            problems.append(f"row {number}: {error}")
-    if page.fault:
-        problems.append(page.fault)
-    return Parsed(events=tuple(events), rows=len(page.rows), problems=tuple(problems))
+    return wire.read_rows(page.rows, lambda row: _event(row, zone), page.fault)
 
 
 def _event(row: Row, zone: ZoneInfo) -> Event:

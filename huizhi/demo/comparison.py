@@ -7,18 +7,8 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from huizhi.demo.cast import CAST, ITNIO, SIGN_ID, TEMPLATE_ID, THINK
+from reconciler.match import KINDS
 
-KINDS = (
-    "billed_not_sent",
-    "billed_not_delivered",
-    "billed_twice",
-    "billed_out_of_period",
-    "segments_differ",
-    "price_differs",
-    "not_billed",
-    "reports_contradict",
-    "report_missing",
-)
 REPORTING = frozenset(part.account for part in CAST if part.reports)
 
 Key = tuple[str, str, str]  # account, vendor_message_id, phone
