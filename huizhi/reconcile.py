@@ -89,8 +89,12 @@ def reconcile(
                 close_by=closing,
             )
             run = UUID(result["id"])
-            if causes:
+            if causes and output == "table":
+                _show_causes(result)
+            elif causes:
                 await show_list(one_page(result["causes"]), reading.CAUSE_COLUMNS, output)
+            elif adjustments and output == "table":
+                await _show_adjustments(connection, run)
             elif adjustments:
                 await show_list(
                     lambda cursor: reading.adjustments(
@@ -130,6 +134,62 @@ def _assumptions(given: tuple[str, ...]) -> dict[str, str]:
             raise Problem(f"--assume: {name} is given twice")
         assumptions[name] = value
     return assumptions
+
+
+def _show_causes(result: dict[str, Any]) -> None:
+    """Print why the bill differs, the one with most money first, and that it adds up."""
+    from reconciler.causes import CAUSES
+
+    amount = f"amount ({result['currency']})"
+    rows = [
+        {
+            "cause": each["cause"],
+            "discrepancy": each["kind"],
+            "count": each["count"],
+            "segments": each["segments"],
+            amount: each["amount"],
+            "meaning": CAUSES[each["kind"]][each["cause"]],
+        }
+        for each in result["causes"]
+    ]
+    difference = result["difference"]
+    rows.append(
+        {
+            "cause": "difference",
+            "discrepancy": None,
+            "count": sum(each["count"] for each in result["causes"]),
+            "segments": difference["segments"],
+            amount: difference["amount"],
+            "meaning": "billed less owed: what the causes add up to",
+        }
+    )
+    show_table(("cause", "discrepancy", "count", "segments", amount, "meaning"), rows)
+
+
+async def _show_adjustments(connection: Any, run: UUID) -> None:
+    """Print what changed since the period was closed, each before and after in one column."""
+    from reconciler import reading
+
+    def change(row: dict[str, Any], name: str) -> str:
+        before, after = (
+            "-" if row[f"{name}_{at}"] is None else str(row[f"{name}_{at}"])
+            for at in ("before", "after")
+        )
+        return before if before == after else f"{before} → {after}"
+
+    changed = [
+        row
+        async for row in reading.every(
+            lambda cursor: reading.adjustments(
+                connection, run, cursor=cursor, limit=reading.MAX_LIMIT
+            )
+        )
+    ]
+    names = ("status", "sent_segments", "owed_segments", "lines", "billed_segments")
+    show_table(
+        ("vendor_message_id", "phone", *names, "segments", "amount"),
+        [{**row, **{name: change(row, name) for name in names}} for row in changed],
+    )
 
 
 def show_result(result: dict[str, Any]) -> None:
@@ -197,3 +257,4 @@ def show_result(result: dict[str, Any]) -> None:
     for name in ("messages", "lines", "coverage", "unresolved"):
         counts = ", ".join(f"{count} {what}" for what, count in result[name].items())
         click.echo(f"{name}: {counts}")
+    click.echo(f"run: {result['id']}")

@@ -76,7 +76,10 @@ async def lines(connection: Any, statement: Any) -> AsyncIterator[bytes]:
 
 
 async def discrepancies(connection: Any, run: Any) -> AsyncIterator[bytes]:
-    """Yield what a run found, each ended by a line feed; within a transaction."""
+    """Yield what a run found, each ended by a line feed; within a transaction.
+
+    Runs from before there were causes are linked without.
+    """
     async for row in connection.cursor(QUERIES["discrepancies_in_order"], run, prefetch=_ROWS):
         id = row["vendor_message_id"]
         yield (
@@ -96,6 +99,7 @@ async def discrepancies(connection: Any, run: Any) -> AsyncIterator[bytes]:
                     "billed_amount": _money(row["billed_amount"]),
                     "segments": row["segments"],
                     "amount": money(row["amount"]),
+                    **({} if row["cause"] is None else {"cause": row["cause"]}),
                 }
             )
             + b"\n"

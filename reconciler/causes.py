@@ -13,26 +13,51 @@ from gateways.segments import Rule, Unit
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings
 
-# By kind; of several that would do the first is the one.
+# By kind, with what each says; of several that would do the first is the one.
 CAUSES = {
-    "billed_not_sent": ("refused_by_us", "in_doubt", "id_with_other_phone", "id_unknown"),
-    "billed_not_delivered": ("failed", "expired", "no_report_yet"),
-    "billed_twice": ("double_same_amount", "double_other_amount"),
-    "billed_out_of_period": ("time_zone", "month_edge", "other_period"),
-    "segments_differ": (
-        "content_unknown",
-        "own_count",
-        "sign_not_counted",
-        "sign_counted",
-        "emoji_unit",
-        "parts_of_70",
-        "coding",
-        "segments_other",
-    ),
-    "price_differs": ("stale_tariff", "price_other"),
-    "not_billed": ("no_line_at_edge", "no_line"),
-    "reports_contradict": ("states_contradict", "charges_contradict"),
-    "report_missing": ("no_report",),
+    "billed_not_sent": {
+        "refused_by_us": "the message was refused: it was never sent",
+        "in_doubt": "nobody knows whether the message was sent",
+        "id_with_other_phone": "the id is that of a message to another phone",
+        "id_unknown": "no message of the account has this id",
+    },
+    "billed_not_delivered": {
+        "failed": "the message failed",
+        "expired": "no report came in time",
+        "no_report_yet": "a report is still awaited",
+    },
+    "billed_twice": {
+        "double_same_amount": "the line has the amount of the message's first line",
+        "double_other_amount": "the line has another amount than the message's first line",
+    },
+    "billed_out_of_period": {
+        "time_zone": "the line's own time is in the period: another zone's",
+        "month_edge": "sent within a day of the period's first or last moment",
+        "other_period": "sent further from the period than a day",
+    },
+    "segments_differ": {
+        "content_unknown": "the text is not known here",
+        "own_count": "the text counts as billed: the count that was registered is another",
+        "sign_not_counted": "the text without its sign counts as billed",
+        "sign_counted": "the text with a sign, or with its sign once more, counts as billed",
+        "emoji_unit": "the other unit for characters such as emoji counts as billed",
+        "parts_of_70": "parts of 70 in place of 67 (GSM-7: 160 in place of 153) count as billed",
+        "coding": "the other alphabet, GSM-7 or UCS-2, counts as billed",
+        "segments_other": "nothing known explains the count",
+    },
+    "price_differs": {
+        "stale_tariff": "billed at the price of another of the account's tariffs",
+        "price_other": "billed at a price that no tariff has",
+    },
+    "not_billed": {
+        "no_line_at_edge": "sent within a day inside the period's edges: perhaps on the next bill",
+        "no_line": "sent well within the period",
+    },
+    "reports_contradict": {
+        "states_contradict": "reports say both delivered and failed",
+        "charges_contradict": "reports say different costs",
+    },
+    "report_missing": {"no_report": "no final report came in time"},
 }
 
 _ROWS = 2000

@@ -42,7 +42,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "reason": ("reason", "原因", "退款原因", "说明", "备注"),
     "period": ("period", "账期", "账单周期"),
 }
-REQUIRED = ("number", "amount", "currency")
+REQUIRED = ("number", "amount")
 MAX_LINES = 100_000
 _MOST = 200
 _CURRENCY = re.compile(r"[A-Z]{3}")
@@ -108,7 +108,7 @@ async def import_file(
     file_name = statements.shown_name(file_name)
     name = account.account.name
     digest = await asyncio.to_thread(statements.file_digest_of, path, file_name, sheet)
-    lines = await asyncio.to_thread(_read, path, file_name, sheet)
+    lines = await asyncio.to_thread(_read, path, file_name, sheet, _default_currency(account))
     async with connection.transaction():
         await connection.execute(QUERIES["lock_cases"], [name])
         known = await connection.fetchval(QUERIES["credit_of_file"], name, digest)
@@ -337,8 +337,9 @@ async def _result(connection: Any, credit: UUID, *, duplicate: bool) -> dict[str
     }
 
 
-def _read(path: Path, file_name: str, sheet: str | None) -> list[_Line]:
-    layout = Layout(known=HEADINGS, required=REQUIRED, sheet=sheet)
+def _read(path: Path, file_name: str, sheet: str | None, currency: str | None) -> list[_Line]:
+    required = REQUIRED if currency else (*REQUIRED, "currency")
+    layout = Layout(known=HEADINGS, required=required, sheet=sheet)
     lines: list[_Line] = []
     part = 0  # where the lines begin that the next subtotal adds up
     totals: Row | None = None
@@ -353,7 +354,7 @@ def _read(path: Path, file_name: str, sheet: str | None) -> list[_Line]:
                 _check_totals(row, columns, lines)
                 totals = row
             elif totals is None:
-                lines.append(_line(row, columns))
+                lines.append(_line(row, columns, currency))
                 if len(lines) > MAX_LINES:
                     raise FileError(file_name, f"has more than {MAX_LINES:,} lines")
             elif columns.get(row, "amount"):
@@ -373,7 +374,7 @@ def _check_totals(row: Row, columns: Columns, lines: Sequence[_Line]) -> None:
         raise columns.error(row, "amount", reason)
 
 
-def _line(row: Row, columns: Columns) -> _Line:
+def _line(row: Row, columns: Columns, currency: str | None) -> _Line:
     number = columns.get(row, "number")
     if not number:
         raise columns.error(row, "number", "is empty")
@@ -398,9 +399,15 @@ def _line(row: Row, columns: Columns) -> _Line:
         phone=phone,
         period=_period(row, columns),
         amount=amount,
-        currency=_currency(row, columns),
+        currency=_currency(row, columns, currency),
         reason=columns.get(row, "reason")[:_MOST] or None,
     )
+
+
+def _default_currency(account: AccountSettings) -> str | None:
+    # ASSUMPTION: a vendor that names no currency gives back in the one that it charges in.
+    currencies = {tariff.currency for tariff in account.tariffs}
+    return currencies.pop() if len(currencies) == 1 else None
 
 
 def _period(row: Row, columns: Columns) -> Period | None:
@@ -413,7 +420,9 @@ def _period(row: Row, columns: Columns) -> Period | None:
         raise columns.error(row, "period", str(error)) from None
 
 
-def _currency(row: Row, columns: Columns) -> str:
+def _currency(row: Row, columns: Columns, default: str | None) -> str:
+    if default is not None and "currency" not in columns.positions:
+        return default
     text = columns.get(row, "currency").upper()
     if text in _YUAN:
         return "CNY"

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal
+from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
 
+from gateways import segments
 from reconciler import cases, causes
 from reconciler.assumptions import assumed as assumptions_of
 from reconciler.periods import Period, day_start
@@ -43,7 +45,9 @@ _OPEN_START = date(1900, 1, 1)
 # Said only of accounts whose vendor reports nothing.
 _LAST_KNOWN = "accepted_is_last_known"
 # Whatever the rules say by then, a run names those that it went by.
-_RULES_VERSION = hashlib.sha256((SQL / "queries" / "reconcile.sql").read_bytes()).hexdigest()
+# What decides a result beside the settings and the evidence.
+_RULES = (SQL / "queries" / "reconcile.sql", Path(causes.__file__), Path(segments.__file__))
+_RULES_VERSION = hashlib.sha256(b"".join(file.read_bytes() for file in _RULES)).hexdigest()
 EXACT = Context(prec=100)  # the usual 28 digits would round a difference
 
 

@@ -7,16 +7,14 @@ Prints what each check came to; exits with 0 if all hold, else with 1.
 
 import argparse
 import csv
-import functools
 import hashlib
 import io
 import json
 import re
 import sys
 import zipfile
-from collections import Counter
 from collections.abc import Iterator
-from decimal import Context, Decimal
+from decimal import Context, Decimal, localcontext
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -24,7 +22,7 @@ from xml.etree import ElementTree
 EXACT = Context(prec=200)
 COLUMNS = [  # of discrepancies.csv and .xlsx
     *("kind", "message_id", "vendor_message_id", "phone", "line", "sent_at", "status"),
-    *("owed_segments", "billed_segments", "price", "billed_amount", "segments", "amount"),
+    *("owed_segments", "billed_segments", "price", "billed_amount", "segments", "amount", "cause"),
 ]
 SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
@@ -171,24 +169,27 @@ class Verifier:
         return f"{self.run['id']}, linked at {self.last['linked_at']}"
 
     def check_amounts(self) -> str:
-        """the discrepancies add up to the run's difference, kind by kind and exactly"""
-        result, kinds = self.run["result"], self.run["result"]["discrepancies"]
-        counts = {kind: kinds[kind]["count"] for kind in kinds}
-        need(counts == dict(Counter(row["kind"] for row in self.found)), "the counts differ")
+        """the discrepancies add up to the run's difference, by kind and by cause, exactly"""
+        result = self.run["result"]
+        told = {(kind, None): each for kind, each in result["discrepancies"].items()}
+        told.update({(each["kind"], each["cause"]): each for each in result.get("causes", ())})
+        parts: dict[Any, list[Any]] = {}
+        for row in self.found:
+            for part in {(row["kind"], None), (row["kind"], row.get("cause"))}:
+                parts.setdefault(part, []).append(row)
+        for name in ("count", "segments", "amount"):
+            sums = {part: sum(Decimal(row.get(name, 1)) for row in parts[part]) for part in parts}
+            need(sums == {part: Decimal(told[part][name]) for part in told}, f"{name} differs")
         for name in ("segments", "amount"):
-            sums = dict.fromkeys(kinds, Decimal(0))
-            for row in self.found:
-                sums[row["kind"]] = EXACT.add(sums[row["kind"]], Decimal(row[name]))
-            need(sums == {kind: Decimal(kinds[kind][name]) for kind in kinds}, f"{name} of a kind")
-            whole = functools.reduce(EXACT.add, sums.values(), Decimal(0))
+            whole = sum(Decimal(row[name]) for row in self.found)
             owed, billed = (Decimal(result[side][name]) for side in ("owed", "billed"))
-            same = whole == Decimal(result["difference"][name]) == EXACT.subtract(billed, owed)
+            same = whole == Decimal(result["difference"][name]) == billed - owed
             need(same, f"{name}: not what was billed less what is owed")
         return f"{len(self.found)}, together {result['difference']['amount']} {result['currency']}"
 
     def check_tables(self) -> str:
         """discrepancies.csv and .xlsx say the same as what was linked"""
-        cells = [[str(cell(row[name])) for name in COLUMNS] for row in self.found]
+        cells = [[str(cell(row.get(name))) for name in COLUMNS] for row in self.found]
         csv.writer(text := io.StringIO()).writerows([COLUMNS, *cells])
         same = self.package.read("discrepancies.csv") == text.getvalue().encode("utf-8-sig")
         need(same, "discrepancies.csv differs")
@@ -207,7 +208,7 @@ class Verifier:
         for _, line in self.package.rows("lines.ndjson"):
             count, segments = count + 1, segments + line["segments"]
             priced = priced and line["amount"] is not None
-            amount = EXACT.add(amount, Decimal(line["amount"] or 0))
+            amount += Decimal(line["amount"] or 0)
             for row in quoted.pop(line["line"], ()):
                 said = {"billed_segments": line["segments"], "billed_amount": line["amount"]}
                 said.update({name: line[name] for name in ("vendor_message_id", "phone")})
@@ -261,16 +262,15 @@ class Verifier:
 
 def cell(value: Any) -> Any:
     """Return a value as our tables have it: no text that a spreadsheet would compute."""
-    if isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value):
-        return "'" + value
-    return "" if value is None else value
+    computed = isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value)
+    return f"'{value}" if computed else "" if value is None else value
 
 
 def sheet_rows(data: bytes) -> Iterator[list[str]]:
     """Yield the rows of a workbook's sheet as we write them."""
     book = zipfile.ZipFile(io.BytesIO(data)).read("xl/worksheets/sheet1.xml")
     for row in ElementTree.fromstring(book).iter(SHEET + "row"):  # noqa: S314
-        cells = dict.fromkeys("ABCDEFGHIJKLM", "")
+        cells = dict.fromkeys("ABCDEFGHIJKLMN", "")
         for each in row:
             cells[re.sub(r"\d", "", each.get("r", ""))] = "".join(each.itertext())
         yield [ESCAPED.sub(lambda code: chr(int(code[1], 16)), text) for text in cells.values()]
@@ -286,7 +286,8 @@ def main() -> int:
     for check in (made for name, made in vars(Verifier).items() if name.startswith("check_")):
         try:
             verifier = verifier or Verifier(Package(given.package), given.head, given.statement)
-            print(f"ok         {check.__doc__}: {check(verifier)}")
+            with localcontext(EXACT):
+                print(f"ok         {check.__doc__}: {check(verifier)}")
         except Exception as error:  # whatever a forger wrote, it is a verdict and no crash
             failed += 1
             print(f"FAILED     {check.__doc__}: {type(error).__name__}: {error}")

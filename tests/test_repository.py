@@ -164,7 +164,7 @@ def test_every_cause_is_documented_in_the_order_of_precedence() -> None:
     for named, cause in re.findall(r"^\| (?:`(\w+)` )?\| `(\w+)` \|", table, re.MULTILINE):
         kind = named or kind
         documented[kind] = (*documented.get(kind, ()), cause)
-    assert documented == CAUSES
+    assert documented == {kind: tuple(causes) for kind, causes in CAUSES.items()}
     assert tuple(CAUSES) == KINDS
     every = [cause for causes in CAUSES.values() for cause in causes]
     assert len(set(every)) == len(every)

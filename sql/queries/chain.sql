@@ -269,7 +269,8 @@ SELECT
     price,
     billed_amount,
     segments,
-    amount
+    amount,
+    cause
 FROM discrepancies
 WHERE run_id = $1
 ORDER BY seq, shard;

@@ -176,6 +176,8 @@ async def test_month_is_closed_assumed_about_and_adjusted(
     (tmp_path / "bill.csv").write_text(BILL.replace("0.04", "0.05"), "utf-8")
     said(await typed("statement", "import", "bill.csv", *MONTH))
     told = said(await typed("reconcile", *MONTH), code=1)
+    run = (await api(database, tmp_path, "/v1/reconciliations"))["items"][0]
+    assert told.splitlines()[-1] == f"run: {run['id']}"
     assert f"adjusts {closed['id']}: 2 changed, the difference by 0 segments and 0.02 CNY" in told
     causes = ("reconcile", *MONTH, "--causes", "--output", "csv")
     told = said(await typed(*causes), code=1).removeprefix("\ufeff")
@@ -188,6 +190,12 @@ async def test_month_is_closed_assumed_about_and_adjusted(
         "segments": "0",
         "amount": "0.02",
     }
+    table = said(await typed("reconcile", *MONTH, "--causes"), code=1).splitlines()
+    assert table[0].split()[:4] == ["cause", "discrepancy", "count", "segments"]
+    assert "billed at a price that no tariff has" in table[1]
+    assert table[-1].split()[:4] == ["difference", "4", "0", "0.02"]
+    table = said(await typed("reconcile", *MONTH, "--adjustments"), code=1).splitlines()
+    assert [line.split()[0] for line in table] == ["vendor_message_id", "a", "b"]
     changes = ("reconcile", *MONTH, "--adjustments", "--output", "json")
     items = json.loads(said(await typed(*changes), code=1))["items"]
     assert [(item["vendor_message_id"], item["amount"]) for item in items] == [

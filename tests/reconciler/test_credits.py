@@ -219,6 +219,16 @@ async def test_bad_file_is_refused_whole_with_its_place(
     assert (await got(api, "/v1/credits"))["items"] == []
 
 
+async def test_file_without_currency_is_in_the_one_that_the_account_is_charged_in(
+    api: Api,
+) -> None:
+    await disputed(api, billed("a"))
+    answer = await upload(api, "贷项通知单号,任务ID,金额\nN,a,0.01\n")
+    assert answer.status_code == 200, answer.text
+    (line,) = (await got(api, "/v1/credits"))["items"]
+    assert (line["currency"], line["allocated"]) == ("CNY", "0.01")
+
+
 async def test_totals_at_the_end_and_xlsx_are_read(api: Api, tmp_path: Path) -> None:
     await disputed(api, billed("a"), billed("b"))
     await credit(

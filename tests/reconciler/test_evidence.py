@@ -275,7 +275,7 @@ def _add_record(files: Files) -> Files:
 
 def _amount_in_csv(files: Files) -> Files:
     table = list(csv.reader(io.StringIO(files["discrepancies.csv"].decode("utf-8-sig"))))
-    table[1][-1] = "1000"
+    table[1][table[0].index("amount")] = "1000"
     text = io.StringIO()
     csv.writer(text).writerows(table)
     return {**files, "discrepancies.csv": text.getvalue().encode("utf-8-sig")}
@@ -291,6 +291,16 @@ def _amount_everywhere(files: Files) -> Files:
     kind = run["result"]["discrepancies"][found[0]["kind"]]
     total = sum(Decimal(row["amount"]) for row in found if row["kind"] == found[0]["kind"])
     kind["amount"] = str(total)
+    return {**files, "discrepancies.ndjson": listed, "run.json": canonical.text(run)}
+
+
+def _another_cause(files: Files) -> Files:
+    """Have a discrepancy come from another cause than the result counts it under."""
+    found = rows(files, "discrepancies.ndjson")
+    found[0]["cause"] = "refused_by_us"
+    listed = b"".join(canonical.text(row) + b"\n" for row in found)
+    run = json.loads(files["run.json"])
+    run["discrepancies_sha256"] = hashlib.sha256(listed).hexdigest()
     return {**files, "discrepancies.ndjson": listed, "run.json": canonical.text(run)}
 
 
@@ -374,6 +384,7 @@ FORGERIES: list[Callable[[Files], Files]] = [
     _add_record,
     _amount_in_csv,
     _amount_everywhere,
+    _another_cause,
     _swap_bodies,
     _swap_readings,
     _proof_of_another,
@@ -398,6 +409,8 @@ async def test_a_forged_package_is_found_out_though_its_digests_fit(
     path = forged(made, resummed(forge(unpacked(made.path))))
     code, told = verified(path, monkeypatch, "--head", made.head)
     assert code == 1, told
+    if forge in (_amount_everywhere, _another_cause):
+        assert "FAILED     the discrepancies add up" in told
     assert "FAILED" in told
     assert "FAILED     every file is the one" not in told, "the forger's own list fits"
 
