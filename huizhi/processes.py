@@ -2,7 +2,8 @@
 
 One parent owns the embedded database (if any), migrates, and keeps its children up: receivers that
 share a port, and the reconciler. Children die with their parent. Start order: database, migrations,
-children. Stop order: children (each drains), then the database.
+children; while a database of another's is away, receivers first, for they have the spool, and the
+reconciler when it is there and migrated. Stop order: children (each drains), then the database.
 """
 
 import asyncio
@@ -19,8 +20,9 @@ from typing import Any
 
 import structlog
 
+from receiver.spool import Spool
+from runtime import DatabaseUnavailable, logs, metrics, migrate
 from runtime import database as databases
-from runtime import logs, metrics, migrate
 from runtime.database import Database
 from runtime.embedded import Embedded
 from runtime.settings import Settings, api_token, api_token_file, load
@@ -29,6 +31,8 @@ from runtime.sockets import bind
 log = structlog.get_logger()
 
 STOP_SECONDS = 30.0
+# How long receivers wait for a database before they start without it.
+_PATIENCE_SECONDS = 3.0
 _PR_SET_PDEATHSIG = 1
 _PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -92,6 +96,7 @@ def run(settings: Settings, *, receiver: bool, reconciler: bool) -> None:
         places = []
         children: list[Child] = []
         if receiver:
+            Spool.of(settings).prepare()
             port = _reserve(stack, settings.receiver.host, settings.receiver.port)
             places.append(f"receiver    http://{_host(settings.receiver.host)}:{port}/callbacks/…")
         if reconciler:
@@ -102,7 +107,10 @@ def run(settings: Settings, *, receiver: bool, reconciler: bool) -> None:
                 places.append(f"API token   in {api_token_file(settings)}")
         embedded = stack.enter_context(databases.server(settings))
         _count_together(settings)
-        asyncio.run(_migrate(databases.of(settings, embedded, "migrate")))
+        migrating = databases.of(settings, embedded, "migrate")
+        away = receiver and not asyncio.run(_is_there(migrating))
+        if not away:
+            asyncio.run(_migrate(migrating))
         if receiver:
             database = databases.of(settings, embedded, "receiver")
             children += [
@@ -113,16 +121,29 @@ def run(settings: Settings, *, receiver: bool, reconciler: bool) -> None:
                 )
                 for number in range(1, settings.receiver.workers + 1)
             ]
+        later: list[Child] = []
         if reconciler:
             database = databases.of(settings, embedded, "reconciler")
-            children.append(
+            later.append(
                 Child(
                     "reconciler",
                     _reconciler,
                     (settings.file, database, settings.reconciler.host, api_port),
                 )
             )
-        asyncio.run(_supervise(children, embedded, places))
+        if not away:
+            children, later = children + later, []
+        asyncio.run(_supervise(children, later, migrating if away else None, embedded, places))
+
+
+async def _is_there(database: Database) -> bool:
+    """Tell whether the database answers now. Raises `DatabaseUnusable`."""
+    try:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            await database.ready(patience_seconds=0)
+    except (DatabaseUnavailable, TimeoutError):
+        return False
+    return True
 
 
 async def _migrate(database: Database) -> None:
@@ -132,31 +153,45 @@ async def _migrate(database: Database) -> None:
             log.info("database.migrated", migration=name)
 
 
-async def _supervise(children: list[Child], embedded: Embedded | None, places: list[str]) -> None:
+async def _supervise(
+    children: list[Child],
+    later: list[Child],
+    migrating: Database | None,
+    embedded: Embedded | None,
+    places: list[str],
+) -> None:
+    """Keep `children` up until told to stop, and `later` too when `migrating` is migrated."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     keeper = asyncio.create_task(embedded.keep()) if embedded is not None else None
+    migration = asyncio.create_task(_migrate(migrating)) if migrating is not None else None
     for child in children:
         child.start()
     for place in places:
         print(place, flush=True)
-    while not stopping.is_set():
+    try:
+        while not stopping.is_set():
+            if migration is not None and migration.done():
+                migration.result()
+                migration, children = None, children + later
+            for child in children:
+                child.revive()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), 0.5)
+    finally:
+        log.info("processes.stopping")
         for child in children:
-            child.revive()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), 0.5)
-    log.info("processes.stopping")
-    for child in children:
-        child.stop()
-    deadline = time.monotonic() + STOP_SECONDS
-    for child in children:
-        # In a thread: the database must be kept up for children that still commit.
-        await asyncio.to_thread(child.wait, max(deadline - time.monotonic(), 0.0))
-    if keeper is not None:
-        keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)
+            child.stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in children:
+            # In a thread: the database must be kept up for children that still commit.
+            await asyncio.to_thread(child.wait, max(deadline - time.monotonic(), 0.0))
+        left = [task for task in (keeper, migration) if task is not None]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 def _reserve(stack: contextlib.ExitStack, host: str, port: int) -> int:

@@ -5,21 +5,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 from litestar import Litestar, MediaType, Response, asgi, get
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from receiver.callbacks import Callbacks, not_found
 from receiver.ingest import Ingest
-from runtime.database import DATABASE_ERRORS, Database
-from runtime.queries import QUERIES
+from receiver.spool import Spool
+from runtime.database import Database
 from runtime.settings import Settings
 
 PROBE_SECONDS = 2.0
 _HEALTH = frozenset({b"/health/live", b"/health/ready"})
 
 
-def create_app(settings: Settings, database: Database, *, recorder: str) -> "Receiver":
+def create_app(
+    settings: Settings, database: Database, spool: Spool, *, recorder: str
+) -> "Receiver":
     """Make the application; its lifespan opens the pool, and stores and settles what waits at its end."""
     state: dict[str, Any] = {}
 
@@ -27,9 +30,9 @@ def create_app(settings: Settings, database: Database, *, recorder: str) -> "Rec
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with (
             database.pool() as pool,
-            Ingest(pool, settings.accounts, recorder=recorder) as ingest,
+            Ingest(pool, settings.accounts, spool, recorder=recorder) as ingest,
         ):
-            state["pool"] = pool
+            state["ingest"] = ingest
             receiver.callbacks = Callbacks(settings, ingest)
             yield
 
@@ -44,16 +47,25 @@ def create_app(settings: Settings, database: Database, *, recorder: str) -> "Rec
         return {"status": "live"}
 
     @get("/health/ready", media_type=MediaType.JSON)
-    async def ready() -> Response[dict[str, str]]:
+    async def ready() -> Response[dict[str, Any]]:
+        """Say where a callback would go now, and what the spool holds."""
+        ingest: Ingest = state["ingest"]
+        database = not ingest.away and await ingest.probe()
+        spool: dict[str, Any] | None = None
         try:
-            async with asyncio.timeout(PROBE_SECONDS), state["pool"].acquire() as connection:
-                transaction = connection.transaction()
-                await transaction.start()
-                await connection.execute(QUERIES["probe"])
-                await transaction.rollback()
-        except DATABASE_ERRORS:
-            return Response({"status": "cannot store"}, status_code=503)
-        return Response({"status": "ready"})
+            async with asyncio.timeout(PROBE_SECONDS):
+                spool = msgspec.to_builtins(await ingest.measure())
+                takes = database or await ingest.spool_takes()
+        except OSError:  # and TimeoutError
+            takes = database
+        return Response(
+            {
+                "status": "ready" if takes else "cannot store",
+                "database": "ready" if database else "away",
+                "spool": spool,
+            },
+            status_code=200 if takes else 503,
+        )
 
     app = Litestar(
         [callbacks, live, ready],

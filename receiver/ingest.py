@@ -3,21 +3,31 @@
 While one commit is under way the next callbacks gather, so the group grows with the load and a lone
 callback is committed at once. Three bounds hold: how much one commit takes, how much may wait, and
 how long a callback may wait. Past them the vendor is told 503 and nothing is acknowledged.
+
+A group whose commit fails, or does not come in time, goes to the spool and is acknowledged from
+there; until the database is back so do all others. What is in the spool is then stored.
 """
 
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import structlog
+from asyncpg.exceptions import PostgresError
 
+from receiver.spool import Contents, Level, Segment, Spool, SpoolFull
 from runtime import metrics, records, settlement
 from runtime.database import DATABASE_ERRORS
+from runtime.queries import QUERIES
 from runtime.records import Record
 from runtime.settings import AccountSettings
+from runtime.settlement import UNSTORABLE
 
 log = structlog.get_logger()
 
@@ -25,6 +35,14 @@ GROUP_RECORDS = 512
 GROUP_BYTES = 4 * 1024 * 1024
 BACKLOG_BYTES = 32 * 1024 * 1024
 WAIT_SECONDS = 5.0
+# A commit that takes longer is not waited for: the group goes to the spool.
+COMMIT_SECONDS = 1.0
+# How often the spool is looked at, and the database while it is away.
+LOOK_SECONDS = 0.5
+DRAIN_SECONDS = 30.0
+# How long a segment is left alone that cannot be drained for a reason of its own.
+PUT_OFF_SECONDS = 60.0
+CLOSE_SECONDS = 5.0
 # One commit at a time in each process: the next group grows meanwhile, and other processes' commits
 # keep the disk busy. A second writer made groups half as large and each callback dearer.
 WRITERS = 1
@@ -35,6 +53,12 @@ WATCH_SECONDS = 0.1
 # Batches unsettled for longer were left behind by a dead or overloaded process.
 LEFT_BEHIND_SECONDS = 10.0
 SWEEP_SECONDS = 5.0
+
+
+T = TypeVar("T")
+
+# What tells that the database is away, full or in no state to store anything.
+_AWAY: tuple[type[Exception], ...] = (*DATABASE_ERRORS, PostgresError)
 
 
 class Full(Exception):
@@ -49,8 +73,8 @@ class Waiter(Protocol):
         """Whether it was told, or waits no longer."""
         ...
 
-    def stored(self, new: bool, /) -> None:
-        """Take that the record is committed: True if it is new, False if it was known."""
+    def stored(self, new: bool | None, /) -> None:
+        """Take that the record is durable: new (True), known (False), or in the spool (None)."""
         ...
 
     def refused(self) -> None:
@@ -64,13 +88,13 @@ class _Future:
     __slots__ = ("future",)
 
     def __init__(self) -> None:
-        self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
 
     @property
     def answered(self) -> bool:
         return self.future.done()
 
-    def stored(self, new: bool) -> None:
+    def stored(self, new: bool | None) -> None:
         if not self.future.done():
             self.future.set_result(new)
 
@@ -97,9 +121,14 @@ class Ingest:
     """
 
     def __init__(
-        self, pool: Any, accounts: Mapping[str, AccountSettings], *, recorder: str
+        self, pool: Any, accounts: Mapping[str, AccountSettings], spool: Spool, *, recorder: str
     ) -> None:
         self._pool = pool
+        self._spool = spool
+        # The spool's own thread: an fsync must keep no socket waiting, nor another thread's work it.
+        self._thread = ThreadPoolExecutor(1, "spool")
+        self._away = False
+        self._put_off: dict[str, float] = {}
         self._accounts = accounts
         self._recorder = recorder
         self._waiting: dict[bytes, _Waiting] = {}
@@ -114,12 +143,14 @@ class Ingest:
         self._settler: asyncio.Task[None] | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._drainer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Ingest":
         self._writers = [asyncio.create_task(self._write_forever()) for _ in range(WRITERS)]
         self._settler = asyncio.create_task(self._settle_forever())
         self._sweeper = asyncio.create_task(self._sweep_forever())
         self._watch = asyncio.create_task(self._watch_forever())
+        self._drainer = asyncio.create_task(self._drain_forever())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -130,13 +161,50 @@ class Ingest:
         assert self._settler is not None
         assert self._sweeper is not None
         assert self._watch is not None
-        await self._settler
-        self._sweeper.cancel()
-        self._watch.cancel()
-        await asyncio.gather(self._sweeper, self._watch, return_exceptions=True)
+        assert self._drainer is not None
+        # Of a database that hangs no more is expected: what is unsettled others will take up.
+        await asyncio.wait({self._settler}, timeout=CLOSE_SECONDS if self._away else None)
+        left = (self._settler, self._sweeper, self._watch, self._drainer)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._in_spool(self._spool.seal)
+        self._thread.shutdown()
 
-    async def store(self, record: Record) -> bool:
-        """Return once `record` is committed: True if it is new, False if it was known.
+    @property
+    def away(self) -> bool:
+        """Whether callbacks go to the spool, for the database did not take the last."""
+        return self._away
+
+    async def measure(self) -> Level:
+        """Return what the spool holds."""
+        level = await self._in_spool(self._spool.measure)
+        metrics.SPOOL_RECORDS.set(level.records)
+        metrics.SPOOL_BYTES.set(level.bytes)
+        metrics.SPOOL_OLDEST_SECONDS.set(level.oldest_seconds)
+        return level
+
+    async def spool_takes(self) -> bool:
+        """Tell, having tried, whether the spool could take a callback."""
+        return await self._in_spool(self._spool.takes)
+
+    async def probe(self) -> bool:
+        """Tell, having tried, whether the database could store a callback."""
+        try:
+            async with (
+                asyncio.timeout(COMMIT_SECONDS),
+                _connection(self._pool) as connection,
+            ):
+                transaction = connection.transaction()
+                await transaction.start()
+                await connection.execute(QUERIES["probe"])
+                await transaction.rollback()
+        except _AWAY:
+            return False
+        return True
+
+    async def store(self, record: Record) -> bool | None:
+        """Return once `record` is durable: new (True), known (False), or in the spool (None).
 
         Raises `Full` when it cannot be stored in time; it may yet be stored after that.
         """
@@ -194,19 +262,51 @@ class Ingest:
 
     async def _write(self, group: list[_Waiting]) -> None:
         found = [waiting.record for waiting in group]
+        # Whether the database may have them all the same. Draining tells by the time of arrival, so
+        # no other arrival of the same bytes may be in the segment with them.
+        tried = not self._away
+        if tried:
+            try:
+                async with asyncio.timeout(COMMIT_SECONDS):
+                    batch, fresh = await self._store(found)
+            except Exception as error:
+                # Whatever it was, the callbacks are durable by the other way, and this writer lives.
+                self._not_committed(group, error)
+            else:
+                self._committed(group, fresh)
+                self._pass_on(batch, fresh)
+                return
         try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                batch, fresh = await self._store(found)
+            await self._in_spool(partial(self._spool.append, found, alone=tried))
         except Exception as error:
-            # Whatever it was, the next group must find this writer alive.
-            if isinstance(error, DATABASE_ERRORS):
-                log.error("callbacks.not_recorded", count=len(group), error=type(error).__name__)
+            if isinstance(error, SpoolFull | OSError):
+                log.error("callbacks.not_recorded", count=len(group), error=str(error) or "full")
             else:
                 log.exception("callbacks.not_recorded", count=len(group))
             for waiting in group:
                 for waiter in waiting.waiters:
                     waiter.refused()
             return
+        metrics.SPOOLED.inc(len(group))
+        counts: Counter[str] = Counter()
+        for waiting in group:
+            counts[waiting.record.account] += len(waiting.waiters)
+            for waiter in waiting.waiters:
+                waiter.stored(None)
+        for account, count in counts.items():
+            metrics.CALLBACKS.labels(account, "spooled").inc(count)
+
+    def _not_committed(self, group: list[_Waiting], error: Exception) -> None:
+        if isinstance(error, UNSTORABLE):
+            # One record is to blame: draining finds it, and the others get through.
+            log.error("callbacks.not_committed", count=len(group), error=type(error).__name__)
+        elif isinstance(error, _AWAY):
+            log.error("database.away", error=type(error).__name__)
+            self._away = True
+        else:
+            log.exception("callbacks.not_committed", count=len(group))
+
+    def _committed(self, group: list[_Waiting], fresh: list[Record]) -> None:
         new = {record.digest for record in fresh}
         committed = time.monotonic()
         # Counted by the group, of whose waits the longest is the first one's.
@@ -221,19 +321,12 @@ class Ingest:
                 first = False
         for (account, outcome), count in counts.items():
             metrics.CALLBACKS.labels(account, outcome).inc(count)
-        self._pass_on(batch, fresh)
 
-    async def _store(self, found: list[Record]) -> tuple[int, list[Record]]:
-        """Store `found`, trying again while the server restarts; digests make that harmless."""
-        while True:
-            try:
-                async with self._pool.acquire() as connection:
-                    return await records.store(
-                        connection, found, recorder=self._recorder, now=datetime.now(UTC)
-                    )
-            except DATABASE_ERRORS as error:
-                log.warning("callbacks.record_again", error=type(error).__name__)
-                await asyncio.sleep(0.1)
+    async def _store(self, found: list[Record], *, again: bool = False) -> tuple[int, list[Record]]:
+        async with _connection(self._pool) as connection:
+            return await records.store(
+                connection, found, recorder=self._recorder, now=datetime.now(UTC), again=again
+            )
 
     def _pass_on(self, batch: int, fresh: list[Record]) -> None:
         size = sum(record.size for record in fresh)
@@ -281,6 +374,122 @@ class Ingest:
             if self._closing:
                 return
 
+    async def _drain_forever(self) -> None:
+        while not self._closing:
+            try:
+                await self._look()
+            except Exception:
+                log.exception("spool.not_drained")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        """Drain the spool as far as it goes, if the database is there."""
+        away = self._away
+        there = not away or await self.probe()
+        try:
+            # After the probe: by now the group that the database did not take is in the spool.
+            level = await self.measure()
+            if there and level.bytes:
+                there = await self._drain_all()
+        except OSError as error:
+            # The spool's disk fails: that must not keep callbacks from a database that is there.
+            log.error("spool.not_readable", error=str(error))
+        if away and there:
+            self._back()
+
+    async def _drain_all(self) -> bool:
+        """Drain what can be claimed; tell whether the database took it."""
+        await self._in_spool(self._spool.seal)
+        now = time.monotonic()
+        self._put_off = {name: until for name, until in self._put_off.items() if until > now}
+        while not self._closing:
+            segment = await self._in_spool(self._spool.claim, self._put_off.keys())
+            if segment is None:
+                break
+            try:
+                count = await self._drain(segment)
+            except _AWAY as error:
+                log.warning("spool.draining_postponed", error=type(error).__name__)
+                return False
+            except _PutOff:
+                log.exception("spool.segment_put_off", segment=segment.path.name)
+                self._put_off[segment.path.name] = time.monotonic() + PUT_OFF_SECONDS
+                continue
+            log.info("spool.drained", segment=segment.path.name, records=count)
+            self._back()
+            await self.measure()
+        return True
+
+    def _back(self) -> None:
+        if self._away:
+            log.info("database.back")
+            self._away = False
+
+    async def _drain(self, segment: Segment) -> int:
+        """Store what is in `segment`, remove it, and return how many records it had.
+
+        Raises one of `_AWAY`, and `_PutOff` for all else; then it stays.
+        """
+        try:
+            contents = await self._read(segment)
+            arrivals: dict[bytes, Record] = {}
+            for record in contents.records:
+                first = arrivals.setdefault(record.digest, record)
+                if first is not record:
+                    first.deliveries += record.deliveries
+            try:
+                refused = await self._store_again(list(arrivals.values()))
+            except _AWAY:
+                raise
+            except Exception as error:
+                raise _PutOff from error
+            await self._finish(segment, contents, refused)
+        except BaseException:
+            segment.release()
+            raise
+        metrics.SPOOL_DRAINED.inc(len(contents.records) - len(refused))
+        return len(contents.records)
+
+    async def _read(self, segment: Segment) -> Contents:
+        try:
+            contents = await _in_thread(segment.read)
+        except OSError as error:
+            raise _PutOff from error
+        metrics.SPOOL_SET_ASIDE.inc(len(contents.damaged))
+        return contents
+
+    async def _store_again(self, found: list[Record]) -> set[bytes]:
+        """Store `found`, of which some may have been stored; return the digests of the unstorable."""
+        if not found:
+            return set()
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                batch, fresh = await self._store(found, again=True)
+        except UNSTORABLE as error:
+            if len(found) == 1:
+                digest = found[0].digest
+                log.error("record.not_storable", digest=digest.hex(), error=type(error).__name__)
+                return {digest}
+        else:
+            self._pass_on(batch, fresh)
+            return set()
+        middle = len(found) // 2
+        return await self._store_again(found[:middle]) | await self._store_again(found[middle:])
+
+    async def _finish(self, segment: Segment, contents: Contents, refused: set[bytes]) -> None:
+        try:
+            for record, (begin, end) in zip(contents.records, contents.frames, strict=True):
+                if record.digest in refused:
+                    await _in_thread(segment.set_aside, begin, end)
+                    metrics.SPOOL_SET_ASIDE.inc()
+            await _in_thread(segment.remove)
+        except OSError as error:
+            raise _PutOff from error
+
+    async def _in_spool(self, call: Callable[..., T], *arguments: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await _whole(loop.run_in_executor(self._thread, call, *arguments))
+
     async def _sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
@@ -300,6 +509,39 @@ class Ingest:
             recorded_before=now - timedelta(seconds=LEFT_BEHIND_SECONDS),
             now=now,
         )
+
+
+class _PutOff(Exception):
+    """A segment cannot be drained now, and the database is not to blame."""
+
+
+@asynccontextmanager
+async def _connection(pool: Any) -> AsyncIterator[Any]:
+    """Take a connection of `pool`; one on which something is cancelled is dropped, not waited for.
+
+    The pool would wait until the server has heard of it, which a server that hangs does not.
+    """
+    connection = await pool.acquire()
+    try:
+        yield connection
+    except asyncio.CancelledError:
+        connection.terminate()
+        raise
+    finally:
+        await pool.release(connection)
+
+
+async def _in_thread(call: Callable[..., T], *arguments: Any) -> T:
+    return await _whole(asyncio.ensure_future(asyncio.to_thread(call, *arguments)))
+
+
+async def _whole(work: asyncio.Future[T]) -> T:
+    """Await what a thread does, to its end also when cancelled: files must not be closed under it."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait({work})
+        raise
 
 
 async def _settle(

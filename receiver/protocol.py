@@ -103,8 +103,8 @@ class _Short:
         """Whether there is nothing to tell any more."""
         return self.response_complete
 
-    def stored(self, _new: bool) -> None:
-        """Acknowledge: the record is committed."""
+    def stored(self, _new: bool | None) -> None:
+        """Acknowledge: the record is durable."""
         self._answer(b"HTTP/1.1 200 OK\r\n", self._acknowledgement)
 
     def refused(self) -> None:

@@ -1,7 +1,7 @@
 """One receiver process: a server on a port that other workers may share.
 
-Start order: socket, application (pool, writers), then accepting. Stop order, on SIGTERM: stop
-accepting, answer what is under way, commit and settle what waits, close the pool.
+Start order: socket, spool, application (pool, writers), then accepting. Stop order, on SIGTERM: stop
+accepting, answer what is under way, commit (or spool) and settle what waits, close the pool.
 """
 
 import gc
@@ -12,6 +12,7 @@ import uvicorn
 
 from receiver.app import create_app
 from receiver.protocol import protocol
+from receiver.spool import Spool
 from runtime.database import Database
 from runtime.settings import Settings
 
@@ -19,8 +20,10 @@ DRAIN_SECONDS = 15
 
 
 def run(settings: Settings, database: Database, bound: socket.socket) -> None:
-    """Serve callbacks on `bound` until SIGTERM or SIGINT."""
-    app = create_app(settings, database, recorder=f"{socket.gethostname()}:{os.getpid()}")
+    """Serve callbacks on `bound` until SIGTERM or SIGINT. Raises `Problem` without a spool to write."""
+    spool = Spool.of(settings)
+    spool.prepare()
+    app = create_app(settings, database, spool, recorder=f"{socket.gethostname()}:{os.getpid()}")
     config = uvicorn.Config(
         app,
         loop="uvloop",

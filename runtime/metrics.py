@@ -15,7 +15,7 @@ FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 CALLBACKS = Counter(
     "huizhi_callbacks_total",
     "Callbacks by what became of them",
-    ["account", "outcome"],  # recorded, duplicate, forged, foreign, too_large, unavailable
+    ["account", "outcome"],  # recorded, duplicate, spooled, forged, foreign, too_large, unavailable
 )
 BATCH_RECORDS = Histogram(
     "huizhi_batch_records",
@@ -31,6 +31,29 @@ BACKLOG_BYTES = Gauge(
     "huizhi_backlog_bytes",
     "Callbacks waiting for their commit",
     multiprocess_mode="livesum",
+)
+# Of the spool each process counts the whole, so that the last word is as good as any.
+SPOOL_RECORDS = Gauge(
+    "huizhi_spool_records",
+    "Callbacks in the spool",
+    multiprocess_mode="livemostrecent",
+)
+SPOOL_BYTES = Gauge(
+    "huizhi_spool_bytes",
+    "Bytes in the spool",
+    multiprocess_mode="livemostrecent",
+)
+SPOOL_OLDEST_SECONDS = Gauge(
+    "huizhi_spool_oldest_seconds",
+    "How long ago the oldest segment of the spool was begun",
+    multiprocess_mode="livemostrecent",
+)
+SPOOLED = Counter("huizhi_spooled_total", "Callbacks written to the spool")
+SPOOL_DRAINED = Counter(
+    "huizhi_spool_drained_total", "Callbacks of the spool committed to the database"
+)
+SPOOL_SET_ASIDE = Counter(
+    "huizhi_spool_set_aside_total", "Pieces of the spool that went into files for people"
 )
 SETTLED = Counter(
     "huizhi_settled_total",

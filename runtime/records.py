@@ -120,12 +120,18 @@ _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
 async def store(
-    connection: Any, records: Sequence[Record], *, recorder: str, now: datetime
+    connection: Any,
+    records: Sequence[Record],
+    *,
+    recorder: str,
+    now: datetime,
+    again: bool = False,
 ) -> tuple[int, list[Record]]:
     """Store `records` in one commit; return their batch and those that were new.
 
     Durable on return if the connection is in no transaction. One digest may stand in `records` only
-    once. Duplicates of stored records are counted on them.
+    once. Duplicates of stored records are counted on them; with `again` not those that came at the
+    very time of the record's first or last arrival: they are that arrival, stored before.
     """
     # One order for all processes: two batches with the same duplicates must not deadlock.
     ordered = sorted(records, key=lambda record: record.digest)
@@ -145,6 +151,7 @@ async def store(
         [_encode(r.headers).decode() for r in ordered],
         [r.body for r in ordered],
         [r.peer for r in ordered],
+        again,
     )
     batch: int = rows[0]["new_batch_id"]
     known = {row["digest"] for row in rows if row["batch_id"] != batch}

@@ -89,6 +89,7 @@ class ReceiverSettings(_Table, frozen=True, kw_only=True):
     port: Port = 8080
     workers: Count = msgspec.field(default_factory=_workers)
     max_body_bytes: Count = 1_048_576
+    spool_max_bytes: Count = 1_073_741_824
     trusted_proxies: Annotated[Networks, Meta(description=_NETWORKS)] = Networks()
 
 

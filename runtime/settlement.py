@@ -52,7 +52,7 @@ class Settled(msgspec.Struct, kw_only=True):
 
 
 # What PostgreSQL says of a value, as opposed to of itself: no other time or place would make it better.
-_UNSTORABLE = (
+UNSTORABLE = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
@@ -121,7 +121,7 @@ async def settle(
     understood = _understand(accounts, found)
     try:
         return await _settle(pool, accounts, understood, batches, now)
-    except _UNSTORABLE as error:
+    except UNSTORABLE as error:
         unstorable = error
     # A parser should have caught that value. Find the record that brought it, so that the others get
     # through; here no connection is held, however deep this goes.

@@ -1,7 +1,8 @@
 -- Storing raw bytes, and finding what has not been settled yet.
 
 -- name: record
--- Stores callbacks once each, in one commit with the batch that they will be settled as.
+-- Stores callbacks once each, in one commit with the batch that they will be settled as. With $15 they may
+-- have been stored before: an arrival at the time of the first or the last one known is not counted again.
 WITH batch AS (
     INSERT INTO batches (recorder, recorded_at)
     VALUES ($1, $2)
@@ -57,7 +58,10 @@ FROM unnest(
 CROSS JOIN batch
 ON CONFLICT (digest) DO UPDATE
 SET
-    deliveries = r.deliveries + excluded.deliveries,
+    deliveries = r.deliveries + CASE
+        WHEN $15::boolean AND excluded.received_at IN (r.received_at, r.last_received_at) THEN 0
+        ELSE excluded.deliveries
+    END,
     last_received_at = greatest(r.last_received_at, excluded.last_received_at)
 RETURNING r.digest, r.batch_id, (SELECT id FROM batch) AS new_batch_id;
 

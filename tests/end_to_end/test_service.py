@@ -21,6 +21,8 @@ import asyncpg
 import httpx
 import pytest
 
+from runtime.embedded import Embedded
+
 ROOT = Path(__file__).parents[2]
 HUIZHI = [sys.executable, "-m", "huizhi"]
 TOKEN = "a-token-of-the-api"
@@ -49,7 +51,9 @@ price = "0.035"
 class Service:
     """A running `huizhi` with its ports."""
 
-    def __init__(self, folder: Path, dsn: str, command: str = "serve") -> None:
+    def __init__(
+        self, folder: Path, dsn: str, command: str = "serve", *, database: bool = True
+    ) -> None:
         self.file = folder / "huizhi.toml"
         self.file.write_text(SETTINGS)
         self.environment = {"PATH": os.environ["PATH"], "DATABASE_URL": dsn}
@@ -73,7 +77,7 @@ class Service:
         self.receiver = f"http://127.0.0.1:{ports[0]}"
         self.port = ports[0]
         self.api = f"http://127.0.0.1:{ports[-1]}"
-        for port in ports:
+        for port in ports if database else ports[:1]:
             until(lambda port=port: listening(port))
 
     def children(self) -> set[int]:
@@ -403,3 +407,60 @@ def at(pid: int, folder: Path) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cwd").resolve() == folder
     return False
+
+
+def test_started_without_its_database_it_acknowledges_and_does_the_rest_when_that_is_there(
+    tmp_path: Path,
+) -> None:
+    server = Embedded(tmp_path / "postgres", options={"fsync": "off"})
+    dsn = server.start()
+    server.stop()
+    service = Service(tmp_path, dsn, database=False)
+    try:
+        told = httpx.post(service.receiver + PUSH, json=report("first"), timeout=20)
+        assert (told.status_code, told.content) == (200, b'{"code":0}')
+        ready = httpx.get(service.receiver + "/health/ready", timeout=20)
+        assert (ready.status_code, ready.json()["database"]) == (200, "away")
+        assert not listening(int(service.api.rpartition(":")[2]))
+        server.start()
+        # Nobody had migrated it yet.
+        until(lambda: listening(int(service.api.rpartition(":")[2])))
+
+        def stored() -> bool:
+            found = httpx.get(
+                service.api + "/v1/callbacks",
+                params={"account": "think", "state": "settled"},
+                headers={"authorization": f"Bearer {TOKEN}"},
+                timeout=20,
+            )
+            return len(found.json()["items"]) == 1
+
+        until(stored)
+        metrics = httpx.get(
+            service.api + "/metrics", headers={"authorization": f"Bearer {TOKEN}"}
+        ).text
+        assert re.search(r"^huizhi_spooled_total 1\.0$", metrics, re.MULTILINE)
+        assert re.search(r"^huizhi_spool_drained_total 1\.0$", metrics, re.MULTILINE)
+        assert re.search(r"^huizhi_spool_bytes 0\.0$", metrics, re.MULTILINE)
+        assert service.stop() == 0
+    finally:
+        service.end()
+        server.stop()
+
+
+def test_folder_where_nothing_can_be_spooled_is_one_line(dsn: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "spool").write_text("in the way")
+    file = tmp_path / "huizhi.toml"
+    file.write_text(SETTINGS)
+    done = subprocess.run(
+        [*HUIZHI, "--config", str(file), "receiver"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": dsn},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "cannot write to the spool folder" in done.stderr

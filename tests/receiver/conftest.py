@@ -1,6 +1,7 @@
 """Receivers on real ports, and a database that they share."""
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -42,7 +43,10 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Re
     def start(
         database: Database, *, port: int | None = None, wait: bool = True, more: str = ""
     ) -> Receiver:
-        file = folder / f"huizhi-{uuid.uuid4().hex[:8]}.toml"
+        # One data_dir a database: what is spooled for one must not be drained into another.
+        place = folder / hashlib.sha256(database.dsn.reveal().encode()).hexdigest()[:8]
+        place.mkdir(exist_ok=True)
+        file = place / f"huizhi-{uuid.uuid4().hex[:8]}.toml"
         file.write_text(SETTINGS.format(receiver=more))
         receiver = Receiver(file, database.dsn.reveal(), port or free_port())
         started.append(receiver)

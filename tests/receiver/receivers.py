@@ -55,6 +55,7 @@ class Receiver:
 
     def __init__(self, file: Path, dsn: str, port: int) -> None:
         self.port = port
+        self.spool = file.parent / "data" / "spool"
         self.log = file.parent / f"receiver-{uuid.uuid4().hex[:8]}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -1,107 +1,25 @@
 """What was acknowledged is there, whatever happens to receivers and to the database."""
 
 import asyncio
-import itertools
-import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from by_hand import Answer, Connection, ask, report, request
+from by_hand import ask, report
+from load import THINK, Load, all_settled, drained, missing, until, waiting_for_a_lock
 from receivers import SETTINGS, Receiver, free_port
 
 from reconciler import ledger
 from runtime import settings as reading
 from runtime.database import Database
-from runtime.embedded import Embedded
 
 pytestmark = pytest.mark.anyio
 
-THINK = "/callbacks/think/think-token"
 ROUNDS = 20
-
-
-async def until(true: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> Any:
-    """Wait until `true` says something true, and return that."""
-    async with asyncio.timeout(seconds):
-        while not (said := await true()):
-            await asyncio.sleep(0.01)
-        return said
-
-
-async def waiting_for_a_lock(connection: Any) -> bool:
-    found: bool = await connection.fetchval(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name = 'receiver' AND wait_event_type = 'Lock')"
-    )
-    return found
-
-
-async def all_settled(connection: Any) -> bool:
-    found: bool = await connection.fetchval(
-        "SELECT NOT EXISTS (SELECT FROM batches WHERE settled_at IS NULL)"
-    )
-    return found
-
-
-class Load:
-    """Clients that push callbacks without a pause and note what was acknowledged."""
-
-    def __init__(self, *ports: int, clients: int = 8) -> None:
-        self.acknowledged: set[str] = set()
-        self.pushed: set[str] = set()
-        self.refused: list[Answer] = []
-        self._ports = ports
-        self._clients = clients
-        self._numbers = itertools.count()
-        self._stop = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def __aenter__(self) -> "Load":
-        self._tasks = [
-            asyncio.create_task(self._push(random.Random(number)))
-            for number in range(self._clients)
-        ]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._stop.set()
-        await asyncio.gather(*self._tasks)
-
-    async def grown(self, by: int) -> None:
-        """Wait until so many more are acknowledged."""
-        wanted = len(self.acknowledged) + by
-
-        async def enough() -> bool:
-            return len(self.acknowledged) >= wanted
-
-        await until(enough, 30)
-
-    async def _push(self, chance: random.Random) -> None:
-        id = ""
-        while not self._stop.is_set():
-            try:
-                async with Connection(chance.choice(self._ports)) as connection:
-                    for _ in range(50):
-                        id = id or f"load-{next(self._numbers)}"
-                        self.pushed.add(id)
-                        told = await connection.ask(request(THINK, report(id)))
-                        if told.status == 200:
-                            self.acknowledged.add(id)
-                        else:
-                            self.refused.append(told)
-                        # Some vendors push again what was acknowledged.
-                        id = id if chance.random() < 0.1 else ""
-                        if self._stop.is_set():
-                            return
-            except (OSError, EOFError):
-                # Nobody listened, or was killed under us: some vendors push again then, some never.
-                id = id if chance.random() < 0.5 else ""
-                await asyncio.sleep(0.01)
 
 
 async def test_acknowledged_after_the_commit_and_not_before(
@@ -124,7 +42,7 @@ async def test_acknowledged_after_the_commit_and_not_before(
     assert await rows.fetchval("SELECT count(*) FROM records") == 5
 
 
-async def test_commit_that_takes_too_long_is_refused_and_never_acknowledged(
+async def test_commit_that_takes_too_long_is_acknowledged_from_the_spool_and_stored_once(
     shared: Database, start: Callable[..., Receiver], rows: Any
 ) -> None:
     receiver = start(shared)
@@ -134,11 +52,12 @@ async def test_commit_that_takes_too_long_is_refused_and_never_acknowledged(
         await other.execute("LOCK TABLE records IN SHARE MODE")
         begun = time.monotonic()
         told = await ask(receiver.port, THINK, report("1"))
-        assert time.monotonic() - begun < 8
-        assert (told.status, told.header("retry-after")) == (503, "5")
+        assert time.monotonic() - begun < 3
+        assert (told.status, told.body) == (200, b'{"code":0}')
+        assert await rows.fetchval("SELECT count(*) FROM records") == 0
         await lock.rollback()
-    assert (await ask(receiver.port, THINK, report("1"))).status == 200
-    assert await rows.fetchval("SELECT count(*) FROM records") == 1
+    await until(lambda: drained(receiver))
+    assert await rows.fetchval("SELECT deliveries FROM records") == 1
 
 
 async def test_settlement_that_is_held_up_keeps_no_callback_waiting(
@@ -155,62 +74,6 @@ async def test_settlement_that_is_held_up_keeps_no_callback_waiting(
         await lock.rollback()
     await until(lambda: all_settled(rows))
     assert await rows.fetchval("SELECT count(*) FROM reports") == 20
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[Embedded]:
-    """A PostgreSQL of the test's own, to be stopped and started again."""
-    server = Embedded(tmp_path / "own", options={"fsync": "off"})
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-async def test_with_the_database_stopped_503_and_service_again_after_its_return(
-    own_server: Embedded, start: Callable[..., Receiver]
-) -> None:
-    from gateways.gateway import Secret
-    from runtime.migrate import migrate
-
-    database = Database(dsn=Secret(own_server.dsn), name="test")
-    async with database.connection() as connection:
-        await migrate(connection)
-    receiver = start(database)
-    assert (await ask(receiver.port, THINK, report("before"))).status == 200
-    async with database.connection() as connection:
-        await until(lambda: all_settled(connection))
-    assert (await ask(receiver.port, "/health/ready", method="GET")).status == 200
-    own_server.stop()
-    begun = time.monotonic()
-    told = await asyncio.gather(
-        *(ask(receiver.port, THINK, report(f"away-{number}")) for number in range(10))
-    )
-    assert {(answer.status, answer.header("retry-after")) for answer in told} == {(503, "5")}
-    ready = await ask(receiver.port, "/health/ready", method="GET")
-    assert ready.status == 503
-    assert time.monotonic() - begun < 10
-    assert (await ask(receiver.port, "/health/live", method="GET")).status == 200
-    own_server.start()
-
-    async def back() -> bool:
-        return (await ask(receiver.port, THINK, report("after"))).status == 200
-
-    await until(back)
-    assert (await ask(receiver.port, "/health/ready", method="GET")).status == 200
-    async with database.connection() as connection:
-
-        async def as_many_reports_as_records() -> bool:
-            # Some that were refused were stored after all: nobody had promised them anything.
-            there: bool = await connection.fetchval(
-                "SELECT (SELECT count(*) FROM records) = (SELECT count(*) FROM reports)"
-            )
-            return there and await all_settled(connection)
-
-        await until(as_many_reports_as_records)
-        found = await connection.fetch("SELECT body FROM records")
-        assert {"before", "after"} <= {json.loads(row["body"])["sms"]["id"] for row in found}
 
 
 async def test_sigterm_under_load_answers_what_is_under_way_and_settles_it(
@@ -237,12 +100,6 @@ async def has_recorded(rows: Any, pid: int) -> bool:
     return found
 
 
-async def missing(rows: Any, load: Load) -> set[str]:
-    """The acknowledged callbacks that are not in the database."""
-    found = await rows.fetch("SELECT body FROM records")
-    return load.acknowledged - {json.loads(row["body"])["sms"]["id"] for row in found}
-
-
 async def test_killed_under_load_over_and_over_nothing_acknowledged_is_missing(
     shared: Database, start: Callable[..., Receiver], rows: Any, tmp_path: Path
 ) -> None:
@@ -263,7 +120,11 @@ async def test_killed_under_load_over_and_over_nothing_acknowledged_is_missing(
                 other.kill()
                 other = start(shared, port=other.port)
         await load.grown(100)
-    assert await missing(rows, load) == set()
+
+    async def all_there() -> bool:
+        return not await missing(rows, load)  # on a busy machine some go by the spool
+
+    await until(all_there)
     bodies = await rows.fetch(
         "SELECT body, count(*) FROM records GROUP BY body HAVING count(*) > 1"
     )

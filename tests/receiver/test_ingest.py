@@ -1,6 +1,9 @@
 """Group commit and what follows it, its bounds, and what happens when something in it fails."""
 
 import asyncio
+import errno
+import json
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -14,7 +17,8 @@ from receivers import SETTINGS
 from gateways.gateway import Callback
 from receiver import ingest
 from receiver.ingest import Full, Ingest
-from runtime import records, settlement
+from receiver.spool import Level, Segment, Spool, SpoolFull
+from runtime import metrics, records, settlement
 from runtime.records import Record
 from runtime.settings import parse
 
@@ -32,8 +36,19 @@ def pushes(count: int, start: int = 0) -> list[Record]:
     return [push(report(str(number))) for number in range(start, start + count)]
 
 
-def taking(pool: Any) -> Ingest:
-    return Ingest(pool, ACCOUNTS, recorder="here:1")
+Taking = Callable[[Any], Ingest]
+
+
+@pytest.fixture
+def taking(tmp_path: Path) -> Taking:
+    """Make what takes callbacks; all that a test makes share a spool."""
+
+    def taking(pool: Any) -> Ingest:
+        spool = Spool(tmp_path / "spool", 1_000_000)
+        spool.prepare()
+        return Ingest(pool, ACCOUNTS, spool, recorder="here:1")
+
+    return taking
 
 
 async def until(true: Callable[[], Awaitable[Any]], seconds: float = 15.0) -> None:
@@ -77,7 +92,7 @@ class Lock:
         await until(there)
 
 
-async def test_lone_callback_waits_for_no_other(pool: Any) -> None:
+async def test_lone_callback_waits_for_no_other(pool: Any, taking: Taking) -> None:
     async with taking(pool) as taken:
         for number in range(20):
             assert await taken.store(push(report(str(number)))) is True
@@ -85,7 +100,7 @@ async def test_lone_callback_waits_for_no_other(pool: Any) -> None:
 
 
 async def test_callbacks_that_come_during_a_commit_share_the_next(
-    pool: Any, connection: Any
+    pool: Any, taking: Taking, connection: Any
 ) -> None:
     async with taking(pool) as taken:
         async with Lock(pool, connection) as lock:
@@ -101,7 +116,7 @@ async def test_callbacks_that_come_during_a_commit_share_the_next(
     assert await count(pool, "records") == 302
 
 
-async def test_one_of_many_copies_is_the_new_one(pool: Any) -> None:
+async def test_one_of_many_copies_is_the_new_one(pool: Any, taking: Taking) -> None:
     async with taking(pool) as taken:
         new = await asyncio.gather(*(taken.store(push(report("1"))) for _ in range(50)))
         assert sorted(new) == [False] * 49 + [True]
@@ -109,7 +124,7 @@ async def test_one_of_many_copies_is_the_new_one(pool: Any) -> None:
     assert await pool.fetchval("SELECT deliveries FROM records") == 51
 
 
-async def test_leaving_stores_and_settles_what_waits(pool: Any) -> None:
+async def test_leaving_stores_and_settles_what_waits(pool: Any, taking: Taking) -> None:
     async with taking(pool) as taken:
         tasks = [asyncio.create_task(taken.store(record)) for record in pushes(200)]
         await asyncio.sleep(0)
@@ -121,7 +136,7 @@ async def test_leaving_stores_and_settles_what_waits(pool: Any) -> None:
 
 
 async def test_too_much_waiting_is_refused_and_memory_stays_bounded(
-    pool: Any, connection: Any, monkeypatch: pytest.MonkeyPatch
+    pool: Any, taking: Taking, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest, "BACKLOG_BYTES", 20_000)
     async with taking(pool) as taken:
@@ -139,23 +154,188 @@ async def test_too_much_waiting_is_refused_and_memory_stays_bounded(
     assert await count(pool, "records") == len(stored) + 1
 
 
-async def test_nobody_waits_for_longer_than_the_bound(
-    pool: Any, connection: Any, monkeypatch: pytest.MonkeyPatch
+async def test_commit_that_hangs_is_spooled_within_the_bound_and_counted_once(
+    pool: Any, connection: Any, taking: Taking
 ) -> None:
-    monkeypatch.setattr(ingest, "WAIT_SECONDS", 0.3)
+    async with taking(pool) as taken:
+        async with Lock(pool, connection) as lock:
+            begun = time.monotonic()
+            first = [asyncio.create_task(taken.store(record)) for record in pushes(10)]
+            await lock.met()
+            # Some wait for the group that hangs, and some of them push what is in it.
+            first += [asyncio.create_task(taken.store(record)) for record in pushes(10, 5)]
+            assert await asyncio.gather(*first) == [None] * 20
+            assert time.monotonic() - begun < 3
+            assert taken.away
+            begun = time.monotonic()
+            assert await taken.store(push(report("20"))) is None
+            assert time.monotonic() - begun < 0.5
+            assert (await taken.measure()).records == 21
+
+        # What hung is now committed, or not: drained, it is there once, and counted once.
+        async def drained() -> bool:
+            return not (await taken.measure()).bytes and not taken.away
+
+        await until(drained)
+        assert await taken.store(push(report("21"))) is True
+    found = await pool.fetch("SELECT body, deliveries FROM records")
+    counted = {json.loads(row["body"])["sms"]["id"]: row["deliveries"] for row in found}
+    once = dict.fromkeys(map(str, [*range(15), 20, 21]), 1)
+    assert counted == once | {str(number): 2 for number in range(5, 10)}
+    assert await count(pool, "reports") == 17
+
+
+async def test_arrival_stored_before_is_drained_without_being_counted_again(
+    pool: Any, taking: Taking, tmp_path: Path
+) -> None:
+    new, known = push(report("new")), push(report("known"))
+    async with pool.acquire() as connection:
+        await records.store(connection, [known], recorder="dead:1", now=datetime.now(UTC))
+        again = push(report("known"))
+        # Both committed, but nobody was told so: they are in the spool as well, one of them twice.
+        await records.store(connection, [new, again], recorder="dead:1", now=datetime.now(UTC))
+    left = Spool(tmp_path / "spool", 1_000_000)
+    left.prepare()
+    left.append([new, again])
+    left.append([new])
+    left.seal()
+    async with taking(pool) as taken:
+
+        async def drained() -> bool:
+            return not (await taken.measure()).bytes
+
+        await until(drained)
+    found = await pool.fetch("SELECT body, deliveries FROM records")
+    counted = {json.loads(row["body"])["sms"]["id"]: row["deliveries"] for row in found}
+    assert counted == {"new": 1, "known": 2}
+
+
+async def test_record_that_no_database_takes_is_set_aside_and_the_others_get_through(
+    pool: Any, taking: Taking, tmp_path: Path
+) -> None:
+    bad = push(report("bad"))
+    bad.peer = "no text\0in PostgreSQL"
+    aside = metrics.SPOOL_SET_ASIDE._value.get()
+    async with taking(pool) as taken:
+        told = await asyncio.gather(*(taken.store(record) for record in [*pushes(9), bad]))
+        assert told == [None] * 10
+        assert not taken.away
+
+        async def drained() -> bool:
+            return not (await taken.measure()).bytes
+
+        await until(drained)
+        assert await taken.store(push(report("9"))) is True
+    assert await count(pool, "records") == 10
+    assert await count(pool, "reports") == 10
+    (kept,) = (tmp_path / "spool" / "set-aside").iterdir()
+    assert b"no text" in kept.read_bytes()
+    assert metrics.SPOOL_SET_ASIDE._value.get() == aside + 1
+
+
+async def test_segment_that_cannot_be_removed_is_put_off_and_holds_up_nothing(
+    pool: Any, taking: Taking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "PUT_OFF_SECONDS", 0.1)
+    left = Spool(tmp_path / "spool", 1_000_000)
+    left.prepare()
+    for record in pushes(3):
+        left.append([record])
+        left.seal()
+    failures = [OSError(errno.EROFS, "Read-only file system"), OSError(errno.EIO, "")]
+    remove = Segment.remove
+
+    def failing(segment: Segment) -> None:
+        if failures:
+            raise failures.pop()
+        remove(segment)
+
+    monkeypatch.setattr(Segment, "remove", failing)
+    async with taking(pool) as taken:
+
+        async def drained() -> bool:
+            return not (await taken.measure()).bytes
+
+        await until(drained)
+    assert failures == []
+    assert await count(pool, "records") == 3
+    assert await pool.fetchval("SELECT max(deliveries) FROM records") == 1
+
+
+async def test_nobody_waits_for_longer_than_the_bound_for_a_disk_that_hangs(
+    pool: Any, connection: Any, taking: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "WAIT_SECONDS", 1.5)
+    append = Spool.append
+    goes_on = threading.Event()
+
+    def hanging(spool: Spool, found: list[Record], **more: bool) -> None:
+        goes_on.wait(15)
+        append(spool, found, **more)
+
+    monkeypatch.setattr(Spool, "append", hanging)
     async with taking(pool) as taken:
         async with Lock(pool, connection):
             begun = time.monotonic()
             told = await asyncio.gather(
                 *(taken.store(record) for record in pushes(10)), return_exceptions=True
             )
-            assert time.monotonic() - begun < 3
+            assert time.monotonic() - begun < 5
             assert all(isinstance(error, Full) for error in told)
-        assert await taken.store(push(b"after")) is True
+            goes_on.set()
+
+        async def drained() -> bool:
+            return not taken.away and not (await taken.measure()).bytes
+
+        await until(drained)
+        assert await taken.store(push(report("10"))) is True
+    assert await count(pool, "records") == 11
 
 
-async def test_group_that_fails_for_whatever_reason_leaves_the_writers_at_work(
-    pool: Any, monkeypatch: pytest.MonkeyPatch
+async def test_spool_that_cannot_be_read_keeps_nobody_from_a_database_that_is_there(
+    pool: Any, connection: Any, taking: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: Spool) -> Level:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with taking(pool) as taken:
+        async with Lock(pool, connection):
+            assert await taken.store(push(report("1"))) is None
+            monkeypatch.setattr(Spool, "measure", gone)
+
+        async def back() -> bool:
+            return not taken.away
+
+        await until(back)
+        assert await taken.store(push(report("2"))) is True
+
+
+async def test_without_database_and_spool_callbacks_are_refused(
+    pool: Any, connection: Any, taking: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with taking(pool) as taken, Lock(pool, connection):
+        with monkeypatch.context() as patched:
+            patched.setattr(Spool, "append", full)
+            begun = time.monotonic()
+            with pytest.raises(Full):
+                await taken.store(push(report("1")))
+            assert time.monotonic() - begun < 3
+        assert await taken.store(push(report("2"))) is None
+    async with taking(pool) as taken:
+
+        async def drained() -> bool:
+            return not (await taken.measure()).bytes
+
+        await until(drained)
+    assert await count(pool, "records WHERE body LIKE '%\"2\"%'") == 1
+
+
+def full(_: Spool, __: list[Record], **___: bool) -> None:
+    raise SpoolFull
+
+
+async def test_group_that_fails_for_whatever_reason_is_spooled_and_leaves_the_writers_at_work(
+    pool: Any, taking: Taking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = records.store
     failures = [ValueError("a"), KeyError("b"), RecursionError(), ValueError("c")]
@@ -168,14 +348,18 @@ async def test_group_that_fails_for_whatever_reason_leaves_the_writers_at_work(
     monkeypatch.setattr(records, "store", failing)
     async with taking(pool) as taken:
         for record in pushes(4):
-            with pytest.raises(Full):
-                await taken.store(record)
+            assert await taken.store(record) is None
+        assert not taken.away
         assert await taken.store(push(report("5"))) is True
-    assert await count(pool, "records") == 1
+
+        async def drained() -> bool:
+            return await count(pool, "records") == 5
+
+        await until(drained)
 
 
 async def test_settlement_that_fails_is_taken_up_again(
-    pool: Any, monkeypatch: pytest.MonkeyPatch
+    pool: Any, taking: Taking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest, "SWEEP_SECONDS", 0.05)
     monkeypatch.setattr(ingest, "LEFT_BEHIND_SECONDS", 0.05)
@@ -201,7 +385,7 @@ async def test_settlement_that_fails_is_taken_up_again(
 
 
 async def test_what_settling_cannot_hold_in_memory_it_reads_again_from_the_database(
-    pool: Any, connection: Any, monkeypatch: pytest.MonkeyPatch
+    pool: Any, taking: Taking, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest, "SWEEP_SECONDS", 0.05)
     monkeypatch.setattr(ingest, "LEFT_BEHIND_SECONDS", 0.05)
@@ -220,7 +404,7 @@ async def test_what_settling_cannot_hold_in_memory_it_reads_again_from_the_datab
 
 
 async def test_many_batches_left_behind_are_all_taken_up_in_one_sweep(
-    database: Any, pool: Any, monkeypatch: pytest.MonkeyPatch
+    database: Any, pool: Any, taking: Taking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with pool.acquire() as connection:
         for record in pushes(60):
