@@ -24,8 +24,7 @@ def evidence(run: UUID, to: Path | None, head: str | None) -> int:
 
     from reconciler import evidence as packages
     from reconciler.jobs import holder
-    from reconciler.lease import LeaseLost
-    from runtime import Problem
+    from runtime import LeaseLost, Problem
 
     hash = None if head is None else hash_of(head)
     path = to or Path(f"evidence-{run}.zip")

@@ -62,11 +62,10 @@ from reconciler import (
 )
 from reconciler.causes import CAUSES
 from reconciler.jobs import holder
-from reconciler.lease import LeaseLost
 from reconciler.poll import Caller, callers
 from reconciler.reading import Page
 from reconciler.tables import FileError
-from runtime import Problem, metrics
+from runtime import LeaseLost, Problem, metrics
 from runtime.database import DATABASE_ERRORS, Database
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings, Settings, api_token

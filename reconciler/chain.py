@@ -14,7 +14,7 @@ import msgspec
 
 from reconciler import canonical
 from reconciler import lease as leases
-from reconciler.lease import Lease, LeaseLost
+from reconciler.lease import Lease
 from runtime import records
 from runtime.identity import shard_of_message
 from runtime.queries import QUERIES
@@ -86,13 +86,13 @@ async def behind_seconds(connection: Any) -> float:
     return max(seconds, 0.0)
 
 
-async def link_all(pool: Any, lease: Lease) -> int:
+async def link_all(lease: Lease) -> int:
     """Link all there is; return the number of links made.
 
     Raises `LeaseLost` and one of `DATABASE_ERRORS`: the links made so far stand.
     """
     made = 0
-    while await link(pool, lease):
+    while await link(lease):
         made += 1
     return made
 
@@ -101,18 +101,16 @@ async def link_now(pool: Any, *, holder: str, patience_seconds: float) -> None:
     """Link all there is, waiting that long for whoever is at it; raises what `link_all` does."""
     async with leases.held(pool, LEASE, holder=holder, patience_seconds=patience_seconds) as lease:
         if lease is not None:
-            await link_all(pool, lease)
+            await link_all(lease)
 
 
-async def link(pool: Any, lease: Lease) -> bool:
+async def link(lease: Lease) -> bool:
     """Make one link of what is not linked yet; False if there was nothing.
 
-    One transaction: a crash leaves nothing of it. Its write names the lease's token, and the next
-    height can be taken once, so no two processes can fork the chain. Raises `LeaseLost`.
+    One transaction, which is the lease's: a crash leaves nothing of it. The next height can be taken
+    once, so no two processes can fork the chain. Raises `LeaseLost`.
     """
-    if not lease.alive:
-        raise LeaseLost("the lease of linking was lost")
-    async with pool.acquire() as connection, connection.transaction():
+    async with lease.pool.acquire() as connection, connection.transaction():
         before = await connection.fetchrow(QUERIES["chain_head"])
         height = (before["height"] or 0) + 1
         # Runs first: what they saw is committed by now, so the query can tell whether it is linked.
@@ -140,11 +138,11 @@ async def link(pool: Any, lease: Lease) -> bool:
 async def _close(
     connection: Any, lease: Lease, height: int, before: Any, found: list[Entry]
 ) -> None:
-    """Add the link over `found`, whose entries are there; raises `LeaseLost`."""
+    """Add the link over `found`, whose entries are there."""
     previous = before["hash"] or GENESIS
     linked_at = max(before["now"], before["linked_at"] or before["now"])
     root = canonical.levels(entry.leaf for entry in found)[-1][0]
-    added = await connection.fetchval(
+    await connection.execute(
         QUERIES["add_link"],
         height,
         previous,
@@ -152,11 +150,8 @@ async def _close(
         len(found),
         linked_at,
         canonical.link_hash(previous, height, root, len(found), linked_at),
-        lease.name,
         lease.token,
     )
-    if added is None:
-        raise LeaseLost("another process links by now")
 
 
 async def _records(connection: Any, batches: list[int]) -> list[Entry]:

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,12 +27,12 @@ from gateways.http import open_client
 from reconciler import chain
 from reconciler import lease as leases
 from reconciler.balances import poll_balance
-from reconciler.lease import Lease, LeaseLost
+from reconciler.lease import Lease
 from reconciler.poll import Caller, Done, callers, expire_by_clock, poll_reviews, poll_statuses
 from reconciler.pull import PULLS, pull
 from reconciler.sending import give_up_dead, resolve
 from reconciler.sweep import sweep
-from runtime import Problem, metrics, settlement
+from runtime import LeaseLost, Problem, metrics, settlement
 from runtime.database import DATABASE_ERRORS
 from runtime.queries import QUERIES
 from runtime.settings import Settings
@@ -51,8 +51,12 @@ ORPHANS_SECONDS = 60.0
 SENDS_SECONDS = 5.0
 LINK_SECONDS = 60.0
 RESOLVE_SECONDS = 10.0
-# A job that runs less often is looked at as often: to be tried again soon after it failed.
-LONGEST_TICK_SECONDS = 60.0
+# A job that runs less often is looked at as often: to be taken up soon after its holder died.
+LONGEST_TICK_SECONDS = 10.0
+# What a job that failed first waits is twice its pause, or twice this if that is longer.
+LONGEST_RETRY_SECONDS = 60.0
+# So much earlier than after `every_seconds` a job is due too: no two ticks are quite as far apart.
+_EARLY = 0.2
 LONGEST_BACKOFF_SECONDS = 600.0
 # A vendor that refuses, most likely for a wrong credential, waits for a person.
 LONGEST_REFUSED_SECONDS = 3600.0
@@ -60,6 +64,9 @@ LONGEST_REFUSED_SECONDS = 3600.0
 LEFT_BEHIND_SECONDS = 10.0
 # By hand one waits so long for a job that runs elsewhere at this moment.
 PATIENCE_SECONDS = 10.0
+
+
+Work = Callable[[Lease], Coroutine[Any, Any, Done]]
 
 
 class Summary(Done, kw_only=True):
@@ -71,12 +78,17 @@ class Summary(Done, kw_only=True):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Job:
-    """Something done every so often, given its lease; `account` "" stands for all."""
+    """Something done every so often, given its lease; `account` "" stands for all.
+
+    All that it writes it writes through the lease's pool. Every process has the same jobs and does
+    what no other has done lately; `begun` says that this one did so before.
+    """
 
     name: str
     account: str
     every_seconds: float
-    work: Callable[[Lease], Awaitable[Done]]
+    work: Work
+    begun: bool = False
     failures_in_row: int = 0
     not_before: float = 0.0
     running: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -108,7 +120,7 @@ class Jobs:
         self._open = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> "Jobs":
-        self._jobs = jobs_of(self._settings, self._pool, self._asking)
+        self._jobs = jobs_of(self._settings, self._asking)
         # Each start and end is no news; what fails is logged and counted here.
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
         scheduler: Any = AsyncIOScheduler(timezone=UTC)  # type: ignore[no-untyped-call]
@@ -140,7 +152,26 @@ class Jobs:
 
     async def _fire(self, job: Job) -> None:
         if (job.running is None or job.running.done()) and time.monotonic() >= job.not_before:
-            job.running = asyncio.create_task(run(self._pool, job, holder=self._holder))
+            job.running = asyncio.create_task(self._run(job))
+
+    async def _run(self, job: Job) -> None:
+        """Run `job` if it is due, whichever process ran it last; the first time in any case.
+
+        For a process that has just started may know better: settings that were wrong are mended.
+        """
+        due_in = None
+        if job.begun:
+            every = job.every_seconds - _EARLY * job.tick_seconds
+            # Without a database `run` says so.
+            with contextlib.suppress(*DATABASE_ERRORS):
+                due_in = await self._pool.fetchval(
+                    QUERIES["job_due_in"], job.name, job.account, every, datetime.now(UTC)
+                )
+        if due_in is not None and due_in > 0:
+            job.not_before = time.monotonic() + due_in
+            return
+        job.begun = True
+        await run(self._pool, job, holder=self._holder)
 
 
 async def run(pool: Any, job: Job, *, holder: str) -> None:
@@ -152,14 +183,16 @@ async def run(pool: Any, job: Job, *, holder: str) -> None:
         async with leases.held(pool, job.lease_name, holder=holder) as lease:
             if lease is None:
                 return
-            await pool.execute(QUERIES["job_started"], job.name, job.account, started)
+            job.failures_in_row = await lease.pool.fetchval(
+                QUERIES["job_started"], job.name, job.account, started
+            )
             try:
-                done = await job.work(lease)
+                done = await lease.guard(job.work(lease))
                 failure = "; ".join(done.failures) or None
             except Exception as error:
                 failure = _told(error)
             finished = datetime.now(UTC)
-            await pool.execute(
+            await lease.pool.execute(
                 QUERIES["job_finished"],
                 job.name,
                 job.account,
@@ -191,7 +224,8 @@ def _told(error: Exception) -> str:
 def _wait(job: Job, done: Done) -> float:
     """Say how many seconds `job` waits if it failed, `done` being what it did."""
     longest = LONGEST_REFUSED_SECONDS if done.refused else LONGEST_BACKOFF_SECONDS
-    wait = backoff(job.tick_seconds, job.failures_in_row + 1, longest)
+    pause = min(job.every_seconds, LONGEST_RETRY_SECONDS)
+    wait = backoff(pause, job.failures_in_row + 1, longest)
     return max(wait, done.retry_after_seconds)
 
 
@@ -214,10 +248,10 @@ def _note(job: Job, failure: str | None, wait: float) -> None:
 
 
 def backoff(
-    tick_seconds: float, failures_in_row: int, longest: float = LONGEST_BACKOFF_SECONDS
+    pause_seconds: float, failures_in_row: int, longest: float = LONGEST_BACKOFF_SECONDS
 ) -> float:
     """Say how long a job that failed waits: doubled each time, up to `longest`."""
-    return min(tick_seconds * 2.0 ** min(failures_in_row, 30), longest)
+    return min(pause_seconds * 2.0 ** min(failures_in_row, 30), longest)
 
 
 def holder() -> str:
@@ -230,28 +264,28 @@ def pages(settings: Settings) -> Path:
     return settings.data_dir / "pages"
 
 
-def jobs_of(settings: Settings, pool: Any, asking: Mapping[str, Caller]) -> list[Job]:
+def jobs_of(settings: Settings, asking: Mapping[str, Caller]) -> list[Job]:
     """List all jobs: those of each account as its vendor allows, and those of the house."""
     jobs = [
         Job(
             name="settle",
             account="",
             every_seconds=SETTLE_SECONDS,
-            work=lambda _: settle(settings, pool, timedelta(seconds=LEFT_BEHIND_SECONDS)),
+            work=lambda lease: settle(settings, lease.pool, timedelta(seconds=LEFT_BEHIND_SECONDS)),
         ),
         Job(
             name="join_orphans",
             account="",
             every_seconds=ORPHANS_SECONDS,
-            work=lambda _: join_orphans(pool),
+            work=lambda lease: join_orphans(lease.pool),
         ),
         Job(
             name="give_up_dead_sends",
             account="",
             every_seconds=SENDS_SECONDS,
-            work=lambda _: give_up_dead_sends(settings, pool),
+            work=lambda lease: give_up_dead_sends(settings, lease.pool),
         ),
-        Job(name="link", account="", every_seconds=LINK_SECONDS, work=partial(_link, pool)),
+        Job(name="link", account="", every_seconds=LINK_SECONDS, work=_link),
     ]
     for name, caller in asking.items():
         jobs += [
@@ -270,31 +304,43 @@ def jobs_of(settings: Settings, pool: Any, asking: Mapping[str, Caller]) -> list
     return jobs
 
 
-def _works(
-    caller: Caller, folder: Path, *, all_now: bool
-) -> list[tuple[str, float, Callable[[Lease], Awaitable[Done]]]]:
+def _works(caller: Caller, folder: Path, *, all_now: bool) -> list[tuple[str, float, Work]]:
     """Name what can be done at an account, how often, and how."""
-    works: list[tuple[str, float, Callable[[Lease], Awaitable[Done]]]] = []
+    works: list[tuple[str, float, Work]] = []
     if caller.offers("query_status"):
         works.append(
-            ("query_status", STATUS_SECONDS, lambda _: poll_statuses(caller, all_now=all_now))
+            (
+                "query_status",
+                STATUS_SECONDS,
+                lambda lease: poll_statuses(caller.under(lease), all_now=all_now),
+            )
         )
     for call in PULLS:
         if caller.offers(call):
             works.append((call.value, PULL_SECONDS, partial(_pull, caller, call, folder)))
     if caller.offers("query_review"):
         works.append(
-            ("query_review", REVIEW_SECONDS, lambda _: poll_reviews(caller, all_now=all_now))
+            (
+                "query_review",
+                REVIEW_SECONDS,
+                lambda lease: poll_reviews(caller.under(lease), all_now=all_now),
+            )
         )
     if caller.offers(Call.SEND):
-        works.append(("resolve", RESOLVE_SECONDS, lambda _: resolve(caller)))
+        works.append(("resolve", RESOLVE_SECONDS, lambda lease: resolve(caller.under(lease))))
     if caller.offers("list_inbound"):
         works.append(("inbound-list", INBOUND_SECONDS, partial(sweep, caller, Call.LIST_INBOUND)))
     if caller.offers("list_sent"):
         works.append(("sweep", SWEEP_SECONDS, partial(sweep, caller, Call.LIST_SENT)))
     reports = caller.settings.gateway.reports
     if reports and not caller.offers("query_status") and not caller.offers(Call.PULL_REPORTS):
-        works.append(("expire", EXPIRY_SECONDS, lambda _: _expire(caller, datetime.now(UTC))))
+        works.append(
+            (
+                "expire",
+                EXPIRY_SECONDS,
+                lambda lease: _expire(caller.under(lease), datetime.now(UTC)),
+            )
+        )
     return works
 
 
@@ -303,12 +349,12 @@ async def _pull(caller: Caller, call: Call, folder: Path, lease: Lease) -> Done:
     done = await pull(caller, call, lease, folder)
     if call == Call.PULL_REPORTS and not done.failures and not caller.offers("query_status"):
         # A whole pass brought no final report: now the clock may speak.
-        done.add(await _expire(caller, begun))
+        done.add(await _expire(caller.under(lease), begun))
     return done
 
 
-async def _balance(caller: Caller, _: Lease) -> Done:
-    return await poll_balance(caller)
+async def _balance(caller: Caller, lease: Lease) -> Done:
+    return await poll_balance(caller.under(lease))
 
 
 async def _expire(caller: Caller, due_by: datetime) -> Done:
@@ -333,8 +379,8 @@ async def join_orphans(pool: Any) -> Done:
         return Done(final=await settlement.join_left_orphans(connection))
 
 
-async def _link(pool: Any, lease: Lease) -> Done:
-    await chain.link_all(pool, lease)
+async def _link(lease: Lease) -> Done:
+    await chain.link_all(lease)
     return Done()
 
 
@@ -393,7 +439,7 @@ async def _pass_at(caller: Caller, folder: Path, patience_seconds: float) -> Sum
                 summary.skipped.append(name)
                 continue
             try:
-                summary.add(await work(lease))
+                summary.add(await lease.guard(work(lease)))
             except LeaseLost as error:
                 summary.failures.append(str(error))
     return summary

@@ -6,7 +6,7 @@ one, ends the waiting for a message.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from gateways.errors import Garbled, GatewayError, Indeterminate, Malformed, Ref
 from gateways.events import DeliveryReport, Event, ReviewKind, ReviewResult
 from gateways.gateway import Call, Client, Reply
 from gateways.http import Transport
+from reconciler.lease import Lease
 from runtime import metrics, records, settlement
 from runtime.identity import text_digest
 from runtime.queries import QUERIES
@@ -89,6 +90,10 @@ class Caller:
     settings: AccountSettings
     client: Client
     recorder: str
+
+    def under(self, lease: Lease) -> "Caller":
+        """Return the caller that writes as the holder of `lease` and no longer."""
+        return replace(self, pool=lease.pool)
 
     @property
     def name(self) -> str:

@@ -3,7 +3,8 @@
 Order is everything here: the intent is stored, then the page is fetched; its bytes are durable in
 a file, then in the database; only then are they understood, and the next page is asked for. A page
 whose reader died is found as a file, or given up for lost and counted. There is one reader per
-account and call: every intent names the token of its lease.
+account and call: an intent can be stored by the holder of the lease alone. What became of a page is
+stored by whoever read it, whose lease may be another's by then; it does nothing else any more.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ import structlog
 
 from gateways.errors import Garbled, GatewayError, Indeterminate, Malformed, Refused
 from gateways.gateway import Call, Reply
-from reconciler.lease import Lease, LeaseLost
+from reconciler.lease import Lease
 from reconciler.poll import Caller, Done
 from runtime import Problem, metrics, records
 from runtime.database import DATABASE_ERRORS
@@ -75,14 +76,12 @@ async def _read(
 ) -> int:
     """Read one page; return how many rows it held."""
     pull_id, now = uuid4(), datetime.now(UTC)
-    intended = await caller.pool.fetchval(
-        QUERIES["intend_pull"], pull_id, caller.name, call, lease.name, lease.token, limit, now
+    await lease.pool.execute(
+        QUERIES["intend_pull"], pull_id, caller.name, call, lease.token, limit, now
     )
-    if intended is None:
-        raise LeaseLost(f"another process reads {call} of {caller.name} by now")
     if not lease.alive:
         await _finish(caller.pool, pull_id, "nothing", None, "the lease was lost before the call")
-        raise LeaseLost(f"the lease of {call} of {caller.name} was lost")
+        raise lease.lost()
     fetch = caller.client.pull_reports if call == Call.PULL_REPORTS else caller.client.pull_inbound
     state: Literal["recorded", "lost"] = "recorded"
     failure: GatewayError | None = None
@@ -132,7 +131,7 @@ async def _read(
         caller.count(call, failure)
         _mourn(caller.name, call, pull_id, now)
         done.lost += 1
-    return await _understand(caller, page, stored, done)
+    return await _understand(caller.under(lease), page, stored, done)
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -201,12 +200,12 @@ async def _take_up(caller: Caller, call: Call, lease: Lease, folder: Path, done:
             _mourn(caller.name, call, page.pull, page.received_at)
             done.lost += 1
         found = Done()
-        await _understand(caller, page, stored, found)
+        await _understand(caller.under(lease), page, stored, found)
         # What was wrong then is no reason not to read on now.
         found.failures.clear()
         found.refused = False
         done.add(found)
-    for row in await caller.pool.fetch(
+    for row in await lease.pool.fetch(
         QUERIES["lose_pulls"], caller.name, call, lease.token, datetime.now(UTC)
     ):
         _mourn(caller.name, call, row["id"], row["intended_at"])

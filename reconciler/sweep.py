@@ -13,7 +13,7 @@ from gateways.errors import Garbled, GatewayError
 from gateways.events import Parsed
 from gateways.gateway import Call
 from reconciler.asking import answered
-from reconciler.lease import Lease, LeaseLost
+from reconciler.lease import Lease
 from reconciler.poll import Caller, Done
 from runtime.queries import QUERIES
 
@@ -39,6 +39,7 @@ async def sweep(caller: Caller, call: Listing, lease: Lease) -> Done:
     The first time from `poll_until_hours` ago. Stops at the first page that is not all right; the
     windows before it stay read. Raises `LeaseLost` and one of `DATABASE_ERRORS`.
     """
+    caller = caller.under(lease)
     done = Done()
     now = datetime.now(UTC)
     until = await caller.pool.fetchval(QUERIES["swept_until"], caller.name, call)
@@ -55,11 +56,9 @@ async def sweep(caller: Caller, call: Listing, lease: Lease) -> Done:
         except GatewayError as error:
             done.fail(call, error)
             return done
-        kept = await caller.pool.fetchval(
-            QUERIES["advance_sweep"], caller.name, call, window.end, lease.name, lease.token
+        await caller.pool.execute(
+            QUERIES["advance_sweep"], caller.name, call, window.end, lease.token
         )
-        if kept is None:
-            raise LeaseLost(f"another process reads {call} of {caller.name} by now")
         start = window.end
     return done
 
@@ -72,8 +71,7 @@ async def _read(caller: Caller, call: Listing, lease: Lease, window: Window, don
     rows, page = 0, 1
     before: Parsed | None = None
     while True:
-        if not lease.alive:
-            raise LeaseLost(f"the lease of {call} of {caller.name} was lost")
+        lease.check()
         if sent:
             subject = f"{window} from row {rows}"
             question = client.list_sent(window.start, window.end, rows)

@@ -29,7 +29,7 @@ from gateways.events import (
     ReviewResult,
 )
 from gateways.gateway import Call
-from runtime import records, sends
+from runtime import LeaseLost, records, sends
 from runtime.database import DATABASE_ERRORS
 from runtime.identity import PROVISIONAL, message_id, shard_of, text_digest
 from runtime.queries import QUERIES
@@ -165,6 +165,8 @@ async def settle_left_behind(
         left = records.of_rows(await pool.fetch(QUERIES["records_of_batches"], [batch]))
         try:
             await settle(pool, accounts, left, batches=[batch], now=now)
+        except LeaseLost:
+            raise
         except DATABASE_ERRORS:
             raise
         except Exception:

@@ -25,15 +25,34 @@ UPDATE leases
 SET expires_at = clock_timestamp()
 WHERE name = $1 AND token = $2 AND expires_at > clock_timestamp();
 
+-- name: fence
+-- Locks a lease that is still ours against passing on before this transaction ends; run it first. A pause
+-- longer than $3 in this transaction ends it: whoever hangs in it holds up nobody.
+SELECT set_config('idle_in_transaction_session_timeout', $3, TRUE)
+FROM leases
+WHERE name = $1 AND token = $2 AND expires_at > clock_timestamp()
+FOR SHARE;
+
 -- name: job_started
--- Notes that a job began.
+-- Notes that a job began; returns how often it failed since it last went well.
 INSERT INTO jobs AS j (name, account, started_at, runs)
 VALUES ($1, $2, $3, 1)
 ON CONFLICT (name, account) DO UPDATE
 SET
     started_at = excluded.started_at,
     finished_at = NULL,
-    runs = j.runs + 1;
+    runs = j.runs + 1
+RETURNING failures_in_row;
+
+-- name: job_due_in
+-- Says in how many seconds after $4 a job is due that runs every $3, whoever ran it last; null for one that
+-- never ran, or that nobody finished.
+SELECT
+    extract(
+        EPOCH FROM greatest(j.started_at + make_interval(secs => $3::float8), j.again_at) - $4::timestamptz
+    )::float8
+FROM jobs AS j
+WHERE j.name = $1 AND j.account = $2 AND j.finished_at IS NOT NULL;
 
 -- name: job_finished
 -- Notes how a job ended: $4 is null for success, else what went wrong, and $6 when it is tried again.

@@ -1,20 +1,9 @@
 -- Reading what a vendor hands out once.
 
 -- name: intend_pull
--- Stores the intent to read a page, if the lease is still ours by the database's clock.
+-- Stores the intent to read a page.
 INSERT INTO pulls (id, account, call, token, asked_rows, state, intended_at)
-SELECT
-    $1,
-    $2,
-    $3,
-    l.token,
-    $6,
-    'intended',
-    $7
-FROM leases AS l
-WHERE l.name = $4 AND l.token = $5 AND l.expires_at > clock_timestamp()
-FOR SHARE
-RETURNING id;
+VALUES ($1, $2, $3, $4, $5, 'intended', $6);
 
 -- name: finish_pull
 -- Says what became of a page; one given up for lost can still turn up.

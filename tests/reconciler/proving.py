@@ -124,7 +124,7 @@ class World:
     async def link(self) -> int:
         async with leases.held(self.pool, chain.LEASE, holder="test") as lease:
             assert lease is not None
-            return await chain.link_all(self.pool, lease)
+            return await chain.link_all(lease)
 
     async def faults(self, anchored: str | None = None) -> list[str]:
         hash = None if anchored is None else bytes.fromhex(anchored)

@@ -115,20 +115,20 @@ async def test_the_job_is_of_accounts_whose_vendor_tells_by_the_hour_and_sooner_
 ) -> None:
     answer = told(BALANCE)
     async with asking(pool, tmp_path, monkeypatch, lambda *_: answer) as (caller, vendor, read):
-        found = jobs_of(read, pool, {"main": caller})
+        found = jobs_of(read, {"main": caller})
         [job] = [job for job in found if job.name == "balance"]
         assert (job.account, job.every_seconds) == ("main", 3600)
         think = {
             "finch": callers(read, pool, caller.client.transport._client, recorder="t")["finch"]
         }
-        assert "balance" not in {job.name for job in jobs_of(read, pool, think)}
+        assert "balance" not in {job.name for job in jobs_of(read, think)}
 
         await run(pool, job, holder="me")
         row = (await _jobs(pool))["balance"]
         assert (row["error"], row["again_at"]) == (None, None)
         assert row["detail"] == {"asked": 1, "answered": 1}
-        assert job.tick_seconds == 60
-        assert 3530 < job.not_before - time.monotonic() <= 3540  # and then at the next look
+        assert job.tick_seconds == 10
+        assert 3580 < job.not_before - time.monotonic() <= 3590  # and then at the next look
 
         answer = no("2", "wrong password")
         for failures, minutes in ((1, 2), (2, 4), (3, 8)):

@@ -17,8 +17,7 @@ from test_api import serving
 from huizhi.__main__ import group
 from reconciler import canonical, chain
 from reconciler import lease as leases
-from reconciler.lease import Lease, LeaseLost
-from runtime import migrate, records
+from runtime import LeaseLost, migrate, records
 from runtime.database import Database
 from runtime.queries import QUERIES, SQL
 
@@ -107,7 +106,7 @@ async def test_linking_while_receiving_links_everything_once(world: World) -> No
         while len(done) < receiving:
             async with leases.held(world.pool, chain.LEASE, holder=holder) as lease:
                 if lease is not None:
-                    await chain.link_all(world.pool, lease)
+                    await chain.link_all(lease)
             await asyncio.sleep(0)
 
     await asyncio.gather(*map(receive, range(receiving)), link("a"), link("b"))
@@ -178,9 +177,9 @@ async def test_a_replaced_linker_writes_nothing(world: World) -> None:
         async with leases.held(world.pool, chain.LEASE, holder="b") as lease:
             assert lease is not None
             with pytest.raises(LeaseLost):
-                await chain.link(world.pool, Lease(hung.name, hung.token, float("inf")))
+                await chain.link(hung)
             assert await _counts(world) == {}
-            assert await chain.link(world.pool, lease)
+            assert await chain.link(lease)
     assert await world.faults() == []
 
 

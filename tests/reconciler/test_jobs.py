@@ -269,7 +269,7 @@ async def test_clock_ends_no_waiting_for_a_vendor_that_reports_nothing(
     assert (summary.expired, summary.failures) == (int(reports), [])
     assert await pool.fetchval("SELECT status FROM messages") == status
     async with open_client() as http:
-        made = jobs.jobs_of(read, pool, callers(read, pool, http, recorder="test"))
+        made = jobs.jobs_of(read, callers(read, pool, http, recorder="test"))
     assert [job.name for job in made if job.account] == ["expire"] * reports
 
 

@@ -686,7 +686,7 @@ async def test_run_that_assumes_is_neither_linked_nor_followed_and_one_of_report
     assumed = UUID((await of_reports(connection, own, assume={"price": "0.02"}))["id"])
     async with leases.held(pool, chain.LEASE, holder="test") as lease:
         assert lease is not None
-        await chain.link_all(pool, lease)
+        await chain.link_all(lease)
     assert await connection.fetchval(QUERIES["run_linked"], real) is not None
     assert await connection.fetchval(QUERIES["run_linked"], assumed) is None
     assert await chain.behind_seconds(connection) == 0

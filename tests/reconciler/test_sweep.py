@@ -16,9 +16,9 @@ from huizhi.__main__ import group
 from reconciler import lease as leases
 from reconciler import ledger, reading
 from reconciler.jobs import one_pass
-from reconciler.lease import LeaseLost
 from reconciler.poll import Caller, Done
 from reconciler.sweep import OVERLAP, sweep
+from runtime import LeaseLost
 from runtime.database import Database
 from runtime.settings import Settings
 
@@ -241,7 +241,7 @@ async def test_a_replaced_holder_moves_nothing(
     ):
         assert hung is not None
         await pool.execute("UPDATE leases SET expires_at = now()")
-        with pytest.raises(LeaseLost, match="another process reads list_sent of main"):
+        with pytest.raises(LeaseLost, match="the lease of sweep:main was lost"):
             await sweep(caller, Call.LIST_SENT, hung)
         assert await _until(pool, Call.LIST_SENT) is None
         hung._ends = 0.0
