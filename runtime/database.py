@@ -18,6 +18,7 @@ from asyncpg import exceptions
 from gateways.gateway import Secret
 from runtime import DatabaseUnavailable, DatabaseUnusable, Problem, migrate
 from runtime.embedded import OLDEST_MAJOR, Embedded
+from runtime.queries import QUERIES
 from runtime.settings import Settings
 
 # What driver and server raise while the database is away, full, failing over, or undid a
@@ -79,7 +80,7 @@ class Database:
                 **self._arguments(),
                 min_size=0,
                 max_size=size or self.pool_size,
-                init=_codecs,
+                init=_prepare,
                 reset=_nothing,
             )
         try:
@@ -231,6 +232,11 @@ def explained(error: Exception, place: str) -> Problem:
             return DatabaseUnavailable(f"PostgreSQL at {place} cannot be reached: {reason}")
         case _:
             return DatabaseUnavailable(f"PostgreSQL at {place}: {type(error).__name__}: {error}")
+
+
+async def _prepare(connection: Any) -> None:
+    await _codecs(connection)
+    await connection.execute(QUERIES["no_long_pause"])
 
 
 async def _codecs(connection: Any) -> None:
