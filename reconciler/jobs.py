@@ -58,6 +58,9 @@ LONGEST_RETRY_SECONDS = 60.0
 # So much earlier than after `every_seconds` a job is due too: no two ticks are quite as far apart.
 _EARLY = 0.2
 LONGEST_BACKOFF_SECONDS = 600.0
+# How often the clock is compared with the one that nobody sets, and what is a step.
+CLOCK_SECONDS = 1.0
+_STEP_SECONDS = 0.5
 # A vendor that refuses, most likely for a wrong credential, waits for a person.
 LONGEST_REFUSED_SECONDS = 3600.0
 # Batches unsettled for longer were left behind by a dead or overloaded process.
@@ -135,15 +138,16 @@ class Jobs:
                 coalesce=True,
             )
         scheduler.start()
-        self._open.push_async_callback(self._stop, scheduler)
+        watch = asyncio.create_task(_watch_clock(scheduler))
+        self._open.push_async_callback(self._stop, scheduler, watch)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._open.aclose()
 
-    async def _stop(self, scheduler: Any) -> None:
+    async def _stop(self, scheduler: Any, watch: asyncio.Task[None]) -> None:
         scheduler.pause()
-        running = [job.running for job in self._jobs if job.running is not None]
+        running = [watch, *(job.running for job in self._jobs if job.running is not None)]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -172,6 +176,22 @@ class Jobs:
             return
         job.begun = True
         await run(self._pool, job, holder=self._holder)
+
+
+async def _watch_clock(scheduler: Any) -> None:
+    """Have every job looked at when somebody has set the clock.
+
+    The scheduler goes by that clock: set back, it would hold all jobs up for as long.
+    """
+    ahead = time.time() - time.monotonic()
+    while True:
+        await asyncio.sleep(CLOCK_SECONDS)
+        now = time.time() - time.monotonic()
+        if abs(now - ahead) > _STEP_SECONDS:
+            log.warning("clock.set", seconds=round(now - ahead, 3))
+            for scheduled in scheduler.get_jobs():
+                scheduled.modify(next_run_time=datetime.now(UTC))
+        ahead = now
 
 
 async def run(pool: Any, job: Job, *, holder: str) -> None:

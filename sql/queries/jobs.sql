@@ -51,13 +51,17 @@ RETURNING failures_in_row;
 
 -- name: job_due_in
 -- Says in how many seconds after $4 a job is due that runs every $3, whoever ran it last; null for one that
--- never ran, or that nobody finished.
+-- never ran, or that nobody finished, or that began by a clock that was set back since.
 SELECT
     extract(
         EPOCH FROM greatest(j.started_at + make_interval(secs => $3::float8), j.again_at) - $4::timestamptz
     )::float8
 FROM jobs AS j
-WHERE j.name = $1 AND j.account = $2 AND j.finished_at IS NOT NULL;
+WHERE
+    j.name = $1
+    AND j.account = $2
+    AND j.finished_at IS NOT NULL
+    AND j.started_at <= $4::timestamptz + make_interval(secs => $3::float8);
 
 -- name: job_finished
 -- Notes how a job ended: $4 is null for success, else what went wrong, and $6 when it is tried again.

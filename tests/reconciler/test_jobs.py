@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import time_machine
 from pretend import Answer, Box, page, refusal, reported, serving, settings, state, until
 
 from gateways.errors import Unavailable
@@ -175,6 +176,30 @@ async def test_all_jobs_run_by_themselves(pool: Any, tmp_path: Path) -> None:
     rows = await pool.fetch("SELECT vendor_message_id, status FROM messages")
     assert {tuple(row) for row in rows} == {("1", "delivered"), ("gone", "expired")}
     assert len(await reported(pool)) == 4
+
+
+async def test_clock_that_is_set_back_holds_no_job_up(
+    pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(jobs, "CLOCK_SECONDS", 0.05)
+    runs = "SELECT coalesce(sum(runs), 0) FROM jobs WHERE name = 'settle'"
+
+    async def grown(by: int) -> None:
+        wanted = await pool.fetchval(runs) + by
+
+        async def enough() -> bool:
+            return bool(await pool.fetchval(runs) >= wanted)
+
+        await until(enough)
+
+    with serving(Box(0).answer) as vendor:
+        ahead = datetime.now(UTC) + timedelta(hours=2)
+        with time_machine.travel(ahead, tick=True) as clock:
+            async with _jobs(settings(tmp_path, vendor.url), pool):
+                await grown(2)
+                clock.shift(timedelta(hours=-2))
+                await grown(2)
 
 
 async def test_stopping_lets_the_page_in_flight_land(pool: Any, tmp_path: Path) -> None:
