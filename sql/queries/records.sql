@@ -67,11 +67,15 @@ RETURNING r.digest, r.batch_id, (SELECT id FROM batch) AS new_batch_id;
 
 -- name: take_up_batches
 -- Takes up the oldest batches that their recorder left unsettled before $1; until as much later as $3 is
--- after $1 nobody else takes them. No lock is held meanwhile: to settle twice is harmless.
+-- after $1 nobody else takes them. No lock is held meanwhile: to settle twice is harmless. A time after $3,
+-- which is now, was told by a clock that has been set back since: nobody waits for it to come.
 WITH left_behind AS (
     SELECT id
     FROM batches
-    WHERE settled_at IS NULL AND recorded_at < $1 AND (taken_up_at IS NULL OR taken_up_at < $1)
+    WHERE
+        settled_at IS NULL
+        AND recorded_at NOT BETWEEN $1 AND $3
+        AND (taken_up_at IS NULL OR taken_up_at NOT BETWEEN $1 AND $3)
     ORDER BY recorded_at
     LIMIT $2
     FOR UPDATE SKIP LOCKED

@@ -577,6 +577,18 @@ async def test_fresh_batches_are_left_to_their_recorder(pool: Any) -> None:
     assert not await settlement.settle_left_behind(pool, ACCOUNTS, recorded_before=NOW, now=NOW)
 
 
+async def test_batch_recorded_by_a_clock_that_was_set_back_since_waits_for_nobody(
+    pool: Any,
+) -> None:
+    await stored(pool, [Word(0, "1", 1).push("a")])
+    set_back = NOW - timedelta(hours=2)
+    settled = await settlement.settle_left_behind(
+        pool, ACCOUNTS, recorded_before=set_back - timedelta(seconds=10), now=set_back
+    )
+    assert settled == 1
+    assert await pool.fetchval("SELECT count(*) FROM reports") == 1
+
+
 async def test_left_behind_is_settled_on_a_pool_of_two(database: Any) -> None:
     async with database.pool(size=2) as pool:
         await stored(pool, [Word(0, "1", 1).push("a"), b"garbage"])
