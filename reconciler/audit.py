@@ -395,6 +395,7 @@ async def every(
 async def _reading(connection: Any, seconds: float) -> AsyncIterator[None]:
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.execute(QUERIES["think_long"])
             await connection.execute(QUERIES["audit_bounds"], str(int(seconds * 1000)))
             yield
     except asyncpg.QueryCanceledError:

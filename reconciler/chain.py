@@ -227,6 +227,7 @@ async def verify(
     chain is all that can tell a chain that was cut off, or made anew. `progress` is told each height.
     """
     async with connection.transaction(isolation="repeatable_read", readonly=True):
+        await connection.execute(QUERIES["think_long"])
         previous, expected, seen = GENESIS, 1, anchored is None
         async for row in connection.cursor(QUERIES["chain_links"], 1, None):
             height = row["height"]

@@ -82,6 +82,7 @@ async def write(
     folder = Path(tempfile.mkdtemp(prefix=".huizhi-", dir=to.parent))
     try:
         async with connection.transaction(isolation="repeatable_read"):
+            await connection.execute(QUERIES["think_long"])
             reached = await _write(connection, run_id, head, folder, progress)
         (folder / "package.zip").replace(to)
         return reached

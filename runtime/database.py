@@ -98,7 +98,7 @@ class Database:
             connection = await asyncpg.connect(  # type: ignore[no-untyped-call]
                 **self._arguments()
             )
-            await _codecs(connection)
+            await _prepare(connection)
         try:
             major = connection.get_server_version().major
             if major < OLDEST_MAJOR:
@@ -235,11 +235,7 @@ def explained(error: Exception, place: str) -> Problem:
 
 
 async def _prepare(connection: Any) -> None:
-    await _codecs(connection)
-    await connection.execute(QUERIES["no_long_pause"])
-
-
-async def _codecs(connection: Any) -> None:
+    await connection.execute(QUERIES["lose_patience"])
     await connection.set_type_codec(
         "jsonb",
         schema="pg_catalog",

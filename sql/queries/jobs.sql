@@ -25,11 +25,6 @@ UPDATE leases
 SET expires_at = clock_timestamp()
 WHERE name = $1 AND token = $2 AND expires_at > clock_timestamp();
 
--- name: no_long_pause
--- Has this session ended that stops within a transaction, as when its machine is gone: it holds up others. Packing
--- evidence and writing workbooks think for minutes within theirs.
-SET idle_in_transaction_session_timeout = '15min';
-
 -- name: fence
 -- Locks a lease that is still ours against passing on before this transaction ends; run it first. A pause
 -- longer than $3 in this transaction ends it: whoever hangs in it holds up nobody.

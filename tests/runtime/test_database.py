@@ -45,6 +45,19 @@ async def test_released_connection_is_in_no_transaction(database: Database) -> N
         assert await pool.fetchval("SELECT to_regclass('left_open')") is None
 
 
+async def test_transaction_that_says_nothing_more_ends_and_keeps_no_lock(
+    database: Database,
+) -> None:
+    async with database.connection() as hung, database.connection() as other:
+        await other.execute("CREATE TABLE locked (x int)")
+        # As everywhere, only sooner.
+        assert await hung.fetchval("SHOW idle_in_transaction_session_timeout") == "30s"
+        await hung.execute("SET idle_in_transaction_session_timeout = '50ms'")
+        await hung.execute("BEGIN; LOCK TABLE locked")
+        async with asyncio.timeout(10):
+            assert await other.fetch("SELECT x FROM locked") == []
+
+
 async def test_pool_opens_while_the_database_is_away() -> None:
     async with at("postgresql://huizhi@127.0.0.1:1/huizhi").pool() as pool:
         with pytest.raises(DATABASE_ERRORS):

@@ -1,0 +1,15 @@
+-- What every connection is told when it is opened.
+
+-- name: lose_patience
+-- Has the server end a transaction that says nothing for half a minute, and a connection whose other end has
+-- been silent for a minute: locks must not outlive a client that hangs, or that a broken network took away.
+SELECT
+    set_config('idle_in_transaction_session_timeout', '30s', false),
+    set_config('tcp_keepalives_idle', '30', false),
+    set_config('tcp_keepalives_interval', '10', false),
+    set_config('tcp_keepalives_count', '3', false);
+
+-- name: think_long
+-- Lets this transaction pause for as long as packing evidence, or a reader of a large export, takes. Only for
+-- one that locks nothing that others wait for.
+SET LOCAL idle_in_transaction_session_timeout = '15min';
