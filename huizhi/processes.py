@@ -30,7 +30,8 @@ from runtime.sockets import bind
 
 log = structlog.get_logger()
 
-STOP_SECONDS = 30.0
+# Draining, and a call to a vendor whose page is handed out once.
+STOP_SECONDS = 80.0
 # How long receivers wait for a database before they start without it.
 _PATIENCE_SECONDS = 3.0
 _PR_SET_PDEATHSIG = 1
@@ -134,6 +135,8 @@ def run(settings: Settings, *, receiver: bool, reconciler: bool) -> None:
         if not away:
             children, later = children + later, []
         asyncio.run(_supervise(children, later, migrating if away else None, embedded, places))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # what stops now, stops whole
 
 
 async def _is_there(database: Database) -> bool:

@@ -10,13 +10,12 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateways.gateway import Acknowledgement
 from receiver.app import Receiver
 from receiver.callbacks import Callbacks, Head
 from receiver.ingest import Full
-from runtime import metrics
+from runtime import metrics, serving
 
 HEAD_BYTES = 65_536
 _KNOWN_HEADS = 1024
@@ -117,6 +116,7 @@ class _Short:
         if self.response_complete:
             return
         self.response_complete = True
+        keep_alive = self.keep_alive and not self._protocol.last
         self._protocol.answer(
             b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b"
             % (
@@ -124,14 +124,14 @@ class _Short:
                 self._protocol.default_headers(),
                 answer.content_type.encode(),
                 len(answer.body),
-                b"" if self.keep_alive else b"connection: close\r\n",
+                b"" if keep_alive else b"connection: close\r\n",
                 answer.body,
             ),
-            self.keep_alive,
+            keep_alive,
         )
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(serving.Protocol):
     """One connection.
 
     Also bounds what uvicorn by itself keeps in memory at any length, heads and trailers; bodies are
@@ -142,7 +142,6 @@ class Protocol(HttpToolsProtocol):
     application: Receiver
 
     _unread = 0  # bytes since the last that were part of a body, or ended something
-    _between = True  # whether the next byte begins a request
     _text: bytes | None = None  # the head, if it came whole and first
     _taking: _Short | None = None  # the callback whose body is coming
     _active_at = 0.0
@@ -154,7 +153,7 @@ class Protocol(HttpToolsProtocol):
         self.peer = self.client[0] if self.client else ""
 
     def data_received(self, data: bytes) -> None:
-        if self._between and self._idle():
+        if self.between and self.idle():
             end = data.find(_END_OF_HEAD)
             self._text = text = data[:end] if end > 0 else None
             known = self.heads.get(text) if text is not None else None
@@ -163,7 +162,6 @@ class Protocol(HttpToolsProtocol):
                 self.cycle = short  # type: ignore[assignment]
                 short.take(data[end + 4 :])
                 return
-        self._between = False
         self._unread += len(data)
         if self._unread > HEAD_BYTES + len(data):
             self.send_400_response("The head of the request is too long.")
@@ -178,7 +176,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._unread = 0
         text, self._text = self._text, None
-        if self._idle() and (head := self._plain()) is not None:
+        if self.idle() and (head := self._plain()) is not None:
             known = _Known(head, self.parser.should_keep_alive())
             if text is not None:
                 self.heads.add(text, known)
@@ -200,7 +198,7 @@ class Protocol(HttpToolsProtocol):
             self._body.append(body)
 
     def on_message_complete(self) -> None:
-        self._unread, self._between = 0, True
+        self._unread, self.between = 0, True
         if self._taking is None:
             super().on_message_complete()
             return
@@ -233,7 +231,7 @@ class Protocol(HttpToolsProtocol):
         The short way leaves the timer be, and only notes when it was last used.
         """
         left = self._active_at + self.timeout_keep_alive - self.loop.time()
-        if self._idle() and left <= 0:
+        if self.idle() and left <= 0:
             super().timeout_keep_alive_handler()
         else:
             self._arm(max(left, 1.0))
@@ -242,9 +240,6 @@ class Protocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(
             seconds, self.timeout_keep_alive_handler
         )
-
-    def _idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
 
     def _plain(self) -> Head | None:
         """Return the head of a request that may go the short way."""

@@ -1,7 +1,7 @@
 """One receiver process: a server on a port that other workers may share.
 
-Start order: socket, spool, application (pool, writers), then accepting. Stop order, on SIGTERM: stop
-accepting, answer what is under way, commit (or spool) and settle what waits, close the pool.
+Start order: socket, spool, application (pool, writers), then accepting. Stop order, on SIGTERM: what
+`runtime.serving` says, commit (or spool) and settle what waits, close the pool.
 """
 
 import gc
@@ -14,9 +14,8 @@ from receiver.app import create_app
 from receiver.protocol import protocol
 from receiver.spool import Spool
 from runtime.database import Database
+from runtime.serving import DRAIN_SECONDS, Server
 from runtime.settings import Settings
-
-DRAIN_SECONDS = 15
 
 
 def run(settings: Settings, database: Database, bound: socket.socket) -> None:
@@ -42,4 +41,4 @@ def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    uvicorn.Server(config).run(sockets=[bound])
+    Server(config).run(sockets=[bound])

@@ -1,7 +1,7 @@
 """The reconciler process: the API and, beside it, the jobs.
 
-Start order: socket, pool, jobs, then accepting. Stop order, on SIGTERM: stop accepting, answer what
-is under way, let running jobs finish their step, close the pool.
+Start order: socket, pool, jobs, then accepting. Stop order, on SIGTERM: what `runtime.serving` says,
+let running jobs finish their step and give up their leases, close the pool.
 """
 
 import socket
@@ -11,9 +11,8 @@ import uvicorn
 from reconciler.api import create_app
 from reconciler.jobs import Jobs
 from runtime.database import Database
+from runtime.serving import DRAIN_SECONDS, Protocol, Server
 from runtime.settings import Settings
-
-DRAIN_SECONDS = 15
 
 
 def run(settings: Settings, database: Database, bound: socket.socket) -> None:
@@ -22,7 +21,7 @@ def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         lifespan="on",
         access_log=False,
         log_config=None,
@@ -30,4 +29,4 @@ def run(settings: Settings, database: Database, bound: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    uvicorn.Server(config).run(sockets=[bound])
+    Server(config).run(sockets=[bound])
