@@ -52,11 +52,15 @@ class Service:
     """A running `huizhi` with its ports."""
 
     def __init__(
-        self, folder: Path, dsn: str, command: str = "serve", *, database: bool = True
+        self, folder: Path, dsn: str | None, command: str = "serve", *, database: bool = True
     ) -> None:
         self.file = folder / "huizhi.toml"
         self.file.write_text(SETTINGS)
-        self.environment = {"PATH": os.environ["PATH"], "DATABASE_URL": dsn}
+        self.environment = {
+            name: os.environ[name] for name in ("PATH", "HUIZHI_POSTGRES_BIN") if name in os.environ
+        }
+        if dsn is not None:
+            self.environment["DATABASE_URL"] = dsn
         self.log = folder / f"{command}-{uuid.uuid4().hex[:6]}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -374,6 +378,50 @@ def test_stopping_the_whole_service_leaves_no_process(dsn: str, tmp_path: Path) 
         assert "Traceback" not in service.log.read_text()
     finally:
         service.end()
+
+
+def test_reconciler_that_is_stopped_answers_first_and_gives_up_its_leases(
+    dsn: str, tmp_path: Path
+) -> None:
+    service = Service(tmp_path, dsn, "reconciler")
+    holders = "SELECT DISTINCT holder FROM leases WHERE expires_at > now()"
+    try:
+        [child] = until(lambda: len(found := service.children()) == 1 and found)
+        with httpx.Client(headers={"authorization": f"Bearer {TOKEN}"}, timeout=20) as client:
+            told = client.get(service.api + "/v1/messages", params={"account": "think"})
+            assert (told.status_code, told.headers.get("connection")) == (200, None)
+            until(lambda: query(dsn, f"SELECT 1 FROM leases WHERE holder LIKE '%:{child}'"))
+            service.process.send_signal(signal.SIGTERM)
+            time.sleep(1)  # for the signal to be heard
+            told = client.get(service.api + "/v1/messages", params={"account": "think"})
+            assert (told.status_code, told.headers.get("connection")) == (200, "close")
+            with pytest.raises(httpx.ConnectError):
+                client.get(service.api + "/v1/messages", params={"account": "think"})
+        assert service.process.wait(40) == 0
+    finally:
+        service.end()
+    assert not [row for row in query(dsn, holders) if row["holder"].endswith(f":{child}")]
+    assert "Traceback" not in service.log.read_text()
+
+
+def test_the_embedded_database_stops_last_however_often_one_is_told_to_stop(
+    tmp_path: Path,
+) -> None:
+    service = Service(tmp_path, None)
+    try:
+        children = until(lambda: len(found := service.children()) == 3 and found, 60)
+        assert httpx.post(service.receiver + PUSH, json=report("last")).status_code == 200
+        for _ in range(3):
+            service.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+        assert service.process.wait(60) == 0
+        assert not any(map(running, children))
+    finally:
+        service.end()
+    said = (tmp_path / "data" / "postgres.log").read_text()
+    assert said.rstrip().endswith("database system is shut down")
+    # Nobody was connected to it any more.
+    assert "terminating connection" not in said
 
 
 def test_a_demo_that_is_ended_leaves_no_process(tmp_path: Path) -> None:
