@@ -37,6 +37,10 @@ KINDS = (
 )
 # By what the fate of a segment is known: every one that was sent is in one class.
 COVERAGE = ("pushed", "polled", "pulled", "statement_only", "expired", "unexplained")
+# Where reports come from; of several the first here tells a message's fate.
+_SOURCES = ("push", "query", "pull")
+# Assumptions that count texts anew.
+_RECOUNTED = {"segment_rule", "segment_unit"}
 # What is taken for the bill.
 Source = Literal["statement", "reports"]
 # Beyond any time that a message can have: open ends that every PostgreSQL driver can carry.
@@ -203,7 +207,7 @@ class _Run:
         starts, ends = period.bounds(settings.account.zone)
         statement = await self._take(connection, currency)
         await connection.execute(QUERIES["analyze_run"])
-        if self.assumptions.keys() & {"segment_rule", "segment_unit"}:
+        if self.assumptions.keys() & _RECOUNTED:
             await causes.recount(connection, settings)
         await causes.explain_segments(connection, settings)
         prices = [tariff.price for tariff in settings.tariffs if tariff.currency == currency]
@@ -235,7 +239,9 @@ class _Run:
         if kept is not None and adjusts is None:
             if kept["newest_run"] is not None:
                 await connection.execute(QUERIES["drop_outcomes"], kept["newest_run"])
+                await connection.execute(QUERIES["drop_even_outcomes"], kept["newest_run"])
             await connection.execute(QUERIES["keep_outcomes"], self.id)
+            await connection.execute(QUERIES["keep_even_outcomes"], self.id)
             await connection.execute(QUERIES["name_newest_run"], *days, self.id)
         if self.close_by is not None:
             await _close(connection, account, period, self.id, self.close_by, self.now)
@@ -255,8 +261,31 @@ class _Run:
             )
             if statement is None:
                 raise Impossible(f"{account} has no statement for {period}: import it first")
+        await connection.execute(QUERIES["run_settings"])
         await connection.execute(QUERIES["reconcile_tables"])
+        phoneless = statement is not None and await connection.fetchval(
+            QUERIES["lines_without_phone"], statement["id"]
+        )
+        # What reports charge, and texts counted otherwise, can make any message differ.
+        all_looked_at = statement is None or bool(self.assumptions.keys() & _RECOUNTED)
         missing_before = self.now - timedelta(hours=settings.poll_until_hours)
+        first_moments, _, prices, bases = tariffs
+        await connection.execute(
+            QUERIES["weigh"],
+            account,
+            starts,
+            ends,
+            None if statement is None else statement["id"],
+            first_moments,
+            prices,
+            bases,
+            _SOURCES,
+            reports,
+            missing_before,
+            phoneless,
+            all_looked_at,
+        )
+        await connection.execute(QUERIES["analyze_weighed"])
         await connection.execute(
             QUERIES["take_messages"], account, starts, ends, missing_before, *tariffs, reports
         )
@@ -268,9 +297,16 @@ class _Run:
             _check_charges(settings, period, currency, troubles)
             return None
         await connection.execute(
-            QUERIES["take_lines"], statement["id"], account, starts, ends, *tariffs, reports
+            QUERIES["take_lines"],
+            statement["id"],
+            account,
+            starts,
+            ends,
+            *tariffs,
+            reports,
+            phoneless,
         )
-        troubles = await connection.fetchrow(QUERIES["run_troubles"], statement["id"], starts)
+        troubles = await connection.fetchrow(QUERIES["run_troubles"], starts)
         _check(settings, period, currency, troubles)
         return statement
 

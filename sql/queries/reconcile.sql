@@ -1,8 +1,29 @@
 -- Reconciliation of one account's period. All of it runs in one repeatable-read transaction; the temporary
 -- tables empty themselves at its end.
 
+-- name: run_settings
+-- Gives the run's transaction the memory to sort in, and plans for this run's rows and no other's.
+SELECT
+    set_config('work_mem', '128MB', TRUE),
+    set_config('enable_sort', 'off', TRUE),
+    set_config('jit', 'off', TRUE),
+    set_config('plan_cache_mode', 'force_custom_plan', TRUE);
+
 -- name: reconcile_tables
--- Makes the working tables of this connection.
+-- Makes the working tables of this connection. Of run_weighed a row with a key is a message, or what a line
+-- names, that is looked at by itself; one without is a group of messages that come out even, their ids one after
+-- the other, "shard" the first of the group's.
+CREATE TEMPORARY TABLE IF NOT EXISTS run_weighed (
+    shard integer NOT NULL,
+    key uuid,
+    status text,
+    source text,
+    segments integer,
+    price numeric,
+    charged boolean,
+    messages bigint NOT NULL,
+    ids bytea
+) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE IF NOT EXISTS run_messages (
     shard integer NOT NULL,
     id uuid NOT NULL,
@@ -59,8 +80,155 @@ CREATE TEMPORARY TABLE IF NOT EXISTS run_outcomes (
 -- Tells the planner how much there is in the working tables.
 ANALYZE run_messages, run_lines, run_texts;
 
+-- name: lines_without_phone
+-- Says whether any line of a statement names its message by the vendor's id alone.
+SELECT count(*) > 0
+FROM lines
+WHERE statement_id = $1 AND message_id IS NULL;
+
+-- name: weigh
+-- Puts messages, lines and final reports side by side, and parts the messages of the period that come out even
+-- from all that is to be looked at by itself: with $12, everything. $11 says whether lines without a phone are
+-- to be looked for. Even is a message that is charged for and has one line of its segments at its price, or that
+-- is not charged for and has no line; and about which no reports disagree and none is missing.
+-- The sides are sorted and grouped, never joined: this many rows come in one order once, each is touched once,
+-- and a planner that knows nothing yet of a new statement cannot go wrong.
+WITH sides AS (
+    SELECT
+        m.shard,
+        m.id AS key,
+        m.status,
+        m.segments,
+        width_bucket(m.sent_at, $5::timestamptz[]) AS tariff,
+        m.contradicted
+        OR m.status IN ('submitting', 'indeterminate')
+        OR ($9::boolean AND m.status NOT IN ('delivered', 'failed') AND m.sent_at <= $10) AS odd,
+        NULL::integer AS billed_segments,
+        NULL::numeric AS amount,
+        NULL::integer AS source
+    FROM messages AS m
+    WHERE m.account = $1 AND m.sent_at >= $2 AND m.sent_at < $3 AND m.status <> 'refused'
+    UNION ALL
+    SELECT
+        l.shard,
+        l.message_id,
+        NULL,
+        NULL,
+        NULL,
+        FALSE,
+        l.segments,
+        l.amount,
+        NULL
+    FROM lines AS l
+    WHERE l.statement_id = $4 AND l.message_id IS NOT NULL
+    UNION ALL
+    SELECT
+        l.shard,
+        coalesce(m.id, md5(l.vendor_message_id)::uuid),
+        NULL,
+        NULL,
+        NULL,
+        count(*) OVER (PARTITION BY l.line) > 1,
+        l.segments,
+        l.amount,
+        NULL
+    FROM lines AS l
+    LEFT JOIN messages AS m
+        ON
+            l.shard = m.shard
+            AND m.account = $1
+            AND l.vendor_message_id = m.vendor_message_id
+            AND m.status NOT IN ('submitting', 'indeterminate', 'refused')
+    WHERE $11::boolean AND l.statement_id = $4 AND l.message_id IS NULL
+    UNION ALL
+    SELECT
+        r.shard,
+        r.message_id,
+        NULL,
+        NULL,
+        NULL,
+        FALSE,
+        NULL,
+        NULL,
+        CASE r.source WHEN 'push' THEN 1 WHEN 'query' THEN 2 ELSE 3 END
+    FROM reports AS r
+    WHERE r.account = $1 AND r.status IN ('delivered', 'failed')
+    ORDER BY 1, 2
+),
+
+met AS (
+    SELECT
+        s.shard,
+        s.key,
+        min(s.status) AS status,
+        min(s.segments) AS segments,
+        min(s.tariff) AS tariff,
+        ($6::numeric[])[min(s.tariff)] AS price,
+        ($7::text[])[min(s.tariff)] = 'submitted'
+        OR min(s.status) = 'delivered'
+        OR (min(s.status) = 'submitted' AND NOT $9) AS charged,
+        bool_or(s.odd) AS odd,
+        count(s.billed_segments) AS lines,
+        min(s.billed_segments) AS billed_segments,
+        min(s.amount) AS amount,
+        min(s.source) AS source
+    FROM sides AS s
+    GROUP BY s.shard, s.key
+    HAVING count(s.status) > 0 OR count(s.billed_segments) > 0
+),
+
+weighed AS (
+    SELECT
+        m.*,
+        NOT $12::boolean
+        AND NOT m.odd
+        AND m.status IS NOT NULL
+        AND m.price IS NOT NULL
+        AND CASE
+            WHEN m.charged
+                THEN
+                    m.lines = 1
+                    AND m.billed_segments = m.segments
+                    AND (m.amount IS NULL OR m.amount = m.segments * m.price)
+            ELSE m.lines = 0
+        END AS even
+    FROM met AS m
+    OFFSET 0 -- or it is worked out again for each column below
+)
+
+INSERT INTO run_weighed (shard, key, status, source, segments, price, charged, messages, ids)
+SELECT
+    g.shard,
+    g.key,
+    g.status,
+    ($8::text[])[g.source],
+    g.segments,
+    ($6::numeric[])[g.tariff],
+    g.charged,
+    g.messages,
+    g.ids
+FROM (
+    SELECT
+        CASE WHEN w.even THEN w.shard & -4194304 ELSE w.shard END AS shard,
+        CASE WHEN NOT w.even THEN w.key END AS key,
+        CASE WHEN w.even THEN w.status END AS status,
+        CASE WHEN w.even THEN w.source END AS source,
+        CASE WHEN w.even THEN w.segments END AS segments,
+        CASE WHEN w.even THEN w.tariff END AS tariff,
+        CASE WHEN w.even THEN w.charged END AS charged,
+        count(*) AS messages,
+        string_agg(uuid_send(w.key), '') FILTER (WHERE w.even) AS ids
+    FROM weighed AS w
+    GROUP BY 1, 2, 3, 4, 5, 6, 7
+) AS g;
+
+-- name: analyze_weighed
+-- Tells the planner how much there is to be looked at.
+ANALYZE run_weighed;
+
 -- name: take_messages
--- Takes the messages sent in the period, each with its day's price and whether it is charged for.
+-- Takes the messages sent in the period that are looked at, each with its day's price and whether it is charged
+-- for.
 -- ASSUMPTION: on the basis 'submitted' every message that was sent is charged for, whatever became of it;
 -- on 'delivered' only those whose state is delivered.
 -- ASSUMPTION: where the vendor reports nothing ($9 is false), 'submitted' is the last that can be known, so on
@@ -93,15 +261,16 @@ SELECT
     t.price,
     m.status NOT IN ('submitting', 'indeterminate')
     AND (t.basis = 'submitted' OR m.status = 'delivered' OR (m.status = 'submitted' AND NOT $9))
-FROM messages AS m
+FROM run_weighed AS w
+INNER JOIN messages AS m ON w.shard = m.shard AND w.key = m.id
 LEFT JOIN
     unnest($5::timestamptz[], $6::timestamptz[], $7::numeric[], $8::text[]) AS t (starts, ends, price, basis)
     ON m.sent_at >= t.starts AND m.sent_at < t.ends
 WHERE m.account = $1 AND m.sent_at >= $2 AND m.sent_at < $3 AND m.status <> 'refused';
 
 -- name: take_lines
--- Takes the statement's lines with the message that each names, and says which of the first four kinds
--- of discrepancy a line is, if any; in the order of interface section 6 a line is only one of them.
+-- Takes the statement's lines that are looked at with the message that each names, and says which of the first
+-- four kinds of discrepancy a line is, if any; in the order of interface section 6 a line is only one of them.
 -- ASSUMPTION: a line for an unknown message without an amount is priced by the day that the line names, or
 -- else by the period's first day. Without an amount a line is taken at its segments times our price.
 -- A message that nobody knows to have been sent is as good as not registered: no line is for it.
@@ -120,13 +289,14 @@ WITH bound AS (
         m.sent_at,
         m.status,
         m.segments AS owed_segments
-    FROM lines AS l
+    FROM run_weighed AS w
+    INNER JOIN lines AS l ON w.shard = l.shard AND w.key = l.message_id
     LEFT JOIN messages AS m
         ON
             l.shard = m.shard
             AND l.message_id = m.id
             AND m.status NOT IN ('submitting', 'indeterminate', 'refused')
-    WHERE l.statement_id = $1 AND l.message_id IS NOT NULL
+    WHERE l.statement_id = $1
     UNION ALL
     SELECT
         l.line,
@@ -149,7 +319,8 @@ WITH bound AS (
             AND m.account = $2
             AND l.vendor_message_id = m.vendor_message_id
             AND m.status NOT IN ('submitting', 'indeterminate', 'refused')
-    WHERE l.statement_id = $1 AND l.message_id IS NULL
+    INNER JOIN run_weighed AS w ON l.shard = w.shard AND coalesce(m.id, md5(l.vendor_message_id)::uuid) = w.key
+    WHERE $10::boolean AND l.statement_id = $1 AND l.message_id IS NULL
 ),
 
 numbered AS (
@@ -411,8 +582,8 @@ FROM counted AS c
 WHERE l.shard = c.shard AND l.message_id = c.message_id;
 
 -- name: run_troubles
--- Finds what makes a run of statement $1, of a period from $2 on, impossible: a day without a tariff, a line
--- that names several messages.
+-- Finds what makes a run of a period from $1 on impossible: a day without a tariff, a line that names several
+-- messages.
 SELECT
     u.line AS unpriced_line,
     u.priced_at AS unpriced_at,
@@ -425,10 +596,9 @@ FROM (VALUES (1)) AS always (one)
 LEFT JOIN (
     SELECT
         r.line,
-        coalesce(r.sent_at, l.sent_at, $2::timestamptz) AS priced_at
+        coalesce(r.sent_at, r.line_sent_at, $1::timestamptz) AS priced_at
     FROM run_lines AS r
-    INNER JOIN lines AS l ON r.line = l.line AND r.shard = l.shard
-    WHERE r.amount IS NULL AND l.statement_id = $1
+    WHERE r.amount IS NULL
     ORDER BY r.line
     LIMIT 1
 ) AS u ON TRUE;
@@ -706,36 +876,85 @@ WITH lined AS (
     FROM run_lines AS l
     WHERE l.in_period
     GROUP BY l.shard, l.message_id
+),
+
+looked_at AS (
+    SELECT
+        count(*) AS messages,
+        coalesce(sum(m.segments), 0) AS segments,
+        count(*) FILTER (WHERE m.charged) AS owed_messages,
+        coalesce(sum(m.segments) FILTER (WHERE m.charged), 0) AS owed_segments,
+        coalesce(sum(m.segments * m.price) FILTER (WHERE m.charged), 0) AS owed_amount,
+        count(*) FILTER (WHERE NOT b.discrepant) AS matched,
+        count(*) FILTER (WHERE b.discrepant) AS discrepant,
+        count(*) FILTER (WHERE b.message_id IS NULL AND m.charged) AS not_billed,
+        count(*) FILTER (WHERE b.message_id IS NULL AND NOT m.charged) AS not_charged,
+        count(*) FILTER (WHERE m.missing) AS report_missing,
+        count(*) FILTER (WHERE m.status = 'submitted') AS accepted
+    FROM run_messages AS m
+    LEFT JOIN lined AS b ON m.shard = b.shard AND m.id = b.message_id
+),
+
+even AS (
+    SELECT
+        coalesce(sum(w.messages), 0) AS messages,
+        coalesce(sum(w.messages * w.segments), 0) AS segments,
+        coalesce(sum(w.messages) FILTER (WHERE w.charged), 0) AS charged,
+        coalesce(sum(w.messages * w.segments) FILTER (WHERE w.charged), 0) AS charged_segments,
+        coalesce(sum(w.messages * w.segments * w.price) FILTER (WHERE w.charged), 0) AS charged_amount,
+        coalesce(sum(w.messages) FILTER (WHERE NOT w.charged), 0) AS not_charged,
+        coalesce(sum(w.messages) FILTER (WHERE w.status = 'submitted'), 0) AS accepted
+    FROM run_weighed AS w
+    WHERE w.key IS NULL
 )
 
 SELECT
-    count(*) AS messages,
-    coalesce(sum(m.segments), 0)::bigint AS segments,
-    count(*) FILTER (WHERE m.charged) AS owed_messages,
-    coalesce(sum(m.segments) FILTER (WHERE m.charged), 0)::bigint AS owed_segments,
-    coalesce(sum(m.segments * m.price) FILTER (WHERE m.charged), 0) AS owed_amount,
-    count(*) FILTER (WHERE NOT b.discrepant) AS matched,
-    count(*) FILTER (WHERE b.discrepant) AS discrepant,
-    count(*) FILTER (WHERE b.message_id IS NULL AND m.charged) AS not_billed,
-    count(*) FILTER (WHERE b.message_id IS NULL AND NOT m.charged) AS not_charged,
-    count(*) FILTER (WHERE m.missing) AS report_missing,
-    count(*) FILTER (WHERE m.status = 'submitted') AS accepted
-FROM run_messages AS m
-LEFT JOIN lined AS b ON m.shard = b.shard AND m.id = b.message_id;
+    (l.messages + e.messages)::bigint AS messages,
+    (l.segments + e.segments)::bigint AS segments,
+    (l.owed_messages + e.charged)::bigint AS owed_messages,
+    (l.owed_segments + e.charged_segments)::bigint AS owed_segments,
+    l.owed_amount + e.charged_amount AS owed_amount,
+    (l.matched + e.charged)::bigint AS matched,
+    l.discrepant,
+    l.not_billed,
+    (l.not_charged + e.not_charged)::bigint AS not_charged,
+    l.report_missing,
+    (l.accepted + e.accepted)::bigint AS accepted
+FROM looked_at AS l
+CROSS JOIN even AS e;
 
 -- name: count_lines
 -- Counts the statement's lines and what they bill.
+WITH looked_at AS (
+    SELECT
+        count(*) AS lines,
+        coalesce(sum(l.billed_segments), 0) AS segments,
+        coalesce(sum(l.amount), 0) AS amount,
+        count(*) FILTER (
+            WHERE
+            l.kind IS NOT NULL
+            OR l.billed_segments <> l.owed_segments
+            OR l.amount <> l.billed_segments * l.price
+        ) AS discrepant
+    FROM run_lines AS l
+),
+
+even AS (
+    SELECT
+        coalesce(sum(w.messages), 0) AS lines,
+        coalesce(sum(w.messages * w.segments), 0) AS segments,
+        coalesce(sum(w.messages * w.segments * w.price), 0) AS amount
+    FROM run_weighed AS w
+    WHERE w.key IS NULL AND w.charged
+)
+
 SELECT
-    count(*) AS lines,
-    coalesce(sum(l.billed_segments), 0)::bigint AS segments,
-    coalesce(sum(l.amount), 0) AS amount,
-    count(*) FILTER (
-        WHERE
-        l.kind IS NOT NULL
-        OR l.billed_segments <> l.owed_segments
-        OR l.amount <> l.billed_segments * l.price
-    ) AS discrepant
-FROM run_lines AS l;
+    (l.lines + e.lines)::bigint AS lines,
+    (l.segments + e.segments)::bigint AS segments,
+    l.amount + e.amount AS amount,
+    l.discrepant
+FROM looked_at AS l
+CROSS JOIN even AS e;
 
 -- name: count_coverage
 -- Says by what the fate of the period's segments is known, each of them by one thing: a final report that was
@@ -760,21 +979,42 @@ lined AS (
     WHERE l.in_period AND l.line IS NOT NULL
 ),
 
-placed AS (
+found AS (
     SELECT
         m.segments,
-        CASE
-            WHEN r.pushed THEN 'pushed'
-            WHEN r.polled THEN 'polled'
-            WHEN r.message_id IS NOT NULL THEN 'pulled'
-            WHEN b.message_id IS NOT NULL THEN 'statement_only'
-            WHEN m.status = 'expired' THEN 'expired'
-            WHEN m.status = 'submitted' AND NOT $1::boolean THEN 'accepted_is_last_known'
-            ELSE 'unexplained'
-        END AS class
+        m.status,
+        r.message_id IS NOT NULL AS reported,
+        r.pushed,
+        r.polled,
+        b.message_id IS NOT NULL AS lined
     FROM run_messages AS m
     LEFT JOIN reported AS r ON m.shard = r.shard AND m.id = r.message_id
     LEFT JOIN lined AS b ON m.shard = b.shard AND m.id = b.message_id
+    UNION ALL
+    SELECT
+        w.messages * w.segments,
+        w.status,
+        w.source IS NOT NULL,
+        w.source = 'push',
+        w.source = 'query',
+        w.charged
+    FROM run_weighed AS w
+    WHERE w.key IS NULL
+),
+
+placed AS (
+    SELECT
+        f.segments,
+        CASE
+            WHEN f.pushed THEN 'pushed'
+            WHEN f.polled THEN 'polled'
+            WHEN f.reported THEN 'pulled'
+            WHEN f.lined THEN 'statement_only'
+            WHEN f.status = 'expired' THEN 'expired'
+            WHEN f.status = 'submitted' AND NOT $1::boolean THEN 'accepted_is_last_known'
+            ELSE 'unexplained'
+        END AS class
+    FROM found AS f
 )
 
 SELECT

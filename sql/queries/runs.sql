@@ -9,7 +9,7 @@ ON CONFLICT (account, first_day, last_day) DO UPDATE SET versions = periods.vers
 RETURNING versions, newest_run, closed_run, closed_at, closed_by;
 
 -- name: take_outcomes
--- Takes what the run came to for each message of the period, and for each line of another or of none.
+-- Takes what the run came to for each message that it looked at, and for each line of another period's or of none.
 WITH billed AS (
     SELECT
         l.shard,
@@ -88,6 +88,26 @@ FROM run_outcomes AS o;
 DELETE FROM outcomes
 WHERE run_id = $1;
 
+-- name: keep_even_outcomes
+-- Keeps what a run came to for the messages that came out even.
+INSERT INTO even_outcomes (run_id, shard, seq, status, segments, amount, charged, ids)
+SELECT
+    $1,
+    w.shard,
+    row_number() OVER (ORDER BY w.shard),
+    w.status,
+    w.segments,
+    w.segments * w.price,
+    w.charged,
+    w.ids
+FROM run_weighed AS w
+WHERE w.key IS NULL;
+
+-- name: drop_even_outcomes
+-- Forgets them of the run before.
+DELETE FROM even_outcomes
+WHERE run_id = $1;
+
 -- name: name_newest_run
 -- Says which run a period would be closed with.
 UPDATE periods
@@ -96,7 +116,8 @@ WHERE account = $1 AND first_day = $2 AND last_day = $3;
 
 -- name: add_adjustments
 -- Keeps what run $1 changes of what the closed run $2 came to, message by message, in an order that a rerun
--- repeats. A message that was in doubt then may have come to its real key since.
+-- repeats. A message that was in doubt then may have come to its real key since. Of a message that came out even
+-- only the key is kept: its id and phone stand in the ledger.
 WITH then_placed AS (
     SELECT
         o.shard,
@@ -114,6 +135,26 @@ WITH then_placed AS (
     FROM outcomes AS o
     LEFT JOIN moved_messages AS v ON o.key = v.id
     WHERE o.run_id = $2
+    UNION ALL
+    SELECT
+        NULL,
+        k.key,
+        k.key,
+        NULL,
+        NULL,
+        e.status,
+        e.segments,
+        CASE WHEN e.charged THEN e.segments END,
+        CASE WHEN e.charged THEN e.amount END,
+        CASE WHEN e.charged THEN 1 ELSE 0 END,
+        CASE WHEN e.charged THEN e.segments ELSE 0 END,
+        CASE WHEN e.charged THEN e.amount ELSE 0 END
+    FROM even_outcomes AS e
+    CROSS JOIN LATERAL (
+        SELECT encode(substring(e.ids FROM 16 * n.nth + 1 FOR 16), 'hex')::uuid AS key
+        FROM generate_series(0, length(e.ids) / 16 - 1) AS n (nth)
+    ) AS k
+    WHERE e.run_id = $2
 ),
 
 before AS (
@@ -131,6 +172,96 @@ before AS (
         sum(t.billed_amount) AS billed_amount
     FROM then_placed AS t
     GROUP BY t.now_key
+),
+
+after AS (
+    SELECT
+        o.shard,
+        o.key,
+        o.vendor_message_id,
+        o.phone,
+        o.status,
+        o.sent_segments,
+        o.owed_segments,
+        o.owed_amount,
+        o.lines,
+        o.billed_segments,
+        o.billed_amount
+    FROM run_outcomes AS o
+    UNION ALL
+    SELECT
+        NULL,
+        k.key,
+        NULL,
+        NULL,
+        w.status,
+        w.segments,
+        CASE WHEN w.charged THEN w.segments END,
+        CASE WHEN w.charged THEN w.segments * w.price END,
+        CASE WHEN w.charged THEN 1 ELSE 0 END,
+        CASE WHEN w.charged THEN w.segments ELSE 0 END,
+        CASE WHEN w.charged THEN w.segments * w.price ELSE 0 END
+    FROM run_weighed AS w
+    CROSS JOIN LATERAL (
+        SELECT encode(substring(w.ids FROM 16 * n.nth + 1 FOR 16), 'hex')::uuid AS key
+        FROM generate_series(0, length(w.ids) / 16 - 1) AS n (nth)
+    ) AS k
+    WHERE w.key IS NULL
+),
+
+changed AS (
+    SELECT
+        coalesce(a.key, b.key) AS key,
+        coalesce(
+            a.shard, b.shard, ('x' || left(replace(coalesce(a.key, b.key)::text, '-', ''), 8))::bit(32)::integer
+        ) AS shard,
+        coalesce(a.vendor_message_id, b.vendor_message_id) AS vendor_message_id,
+        coalesce(a.phone, b.phone) AS phone,
+        b.status AS status_before,
+        a.status AS status_after,
+        b.sent_segments AS sent_segments_before,
+        a.sent_segments AS sent_segments_after,
+        b.owed_segments AS owed_segments_before,
+        a.owed_segments AS owed_segments_after,
+        b.owed_amount AS owed_amount_before,
+        a.owed_amount AS owed_amount_after,
+        coalesce(b.lines, 0) AS lines_before,
+        coalesce(a.lines, 0) AS lines_after,
+        coalesce(b.billed_segments, 0) AS billed_segments_before,
+        coalesce(a.billed_segments, 0) AS billed_segments_after,
+        coalesce(b.billed_amount, 0) AS billed_amount_before,
+        coalesce(a.billed_amount, 0) AS billed_amount_after
+    FROM before AS b
+    FULL JOIN after AS a ON b.key = a.key
+    WHERE
+        (
+            b.status,
+            b.sent_segments,
+            b.owed_segments,
+            b.owed_amount,
+            b.lines,
+            b.billed_segments,
+            b.billed_amount
+        )
+        IS DISTINCT FROM
+        (
+            a.status,
+            a.sent_segments,
+            a.owed_segments,
+            a.owed_amount,
+            a.lines,
+            a.billed_segments,
+            a.billed_amount
+        )
+),
+
+named AS (
+    SELECT
+        c.*,
+        coalesce(c.vendor_message_id, m.vendor_message_id, '') AS named_id,
+        coalesce(c.phone, m.phone) AS named_phone
+    FROM changed AS c
+    LEFT JOIN messages AS m ON c.vendor_message_id IS NULL AND c.shard = m.shard AND c.key = m.id
 )
 
 INSERT INTO adjustments (
@@ -159,34 +290,29 @@ SELECT
     $1,
     row_number() OVER (
         ORDER BY
-            coalesce(a.vendor_message_id, b.vendor_message_id) COLLATE "C",
-            coalesce(a.phone, b.phone) COLLATE "C",
-            coalesce(a.key, b.key)
+            n.named_id COLLATE "C",
+            n.named_phone COLLATE "C",
+            n.key
     ),
-    coalesce(a.shard, b.shard),
-    coalesce(a.key, b.key),
-    coalesce(a.vendor_message_id, b.vendor_message_id),
-    coalesce(a.phone, b.phone),
-    b.status,
-    a.status,
-    b.sent_segments,
-    a.sent_segments,
-    b.owed_segments,
-    a.owed_segments,
-    b.owed_amount,
-    a.owed_amount,
-    coalesce(b.lines, 0),
-    coalesce(a.lines, 0),
-    coalesce(b.billed_segments, 0),
-    coalesce(a.billed_segments, 0),
-    coalesce(b.billed_amount, 0),
-    coalesce(a.billed_amount, 0)
-FROM before AS b
-FULL JOIN run_outcomes AS a ON b.key = a.key
-WHERE
-    (b.status, b.sent_segments, b.owed_segments, b.owed_amount, b.lines, b.billed_segments, b.billed_amount)
-    IS DISTINCT FROM
-    (a.status, a.sent_segments, a.owed_segments, a.owed_amount, a.lines, a.billed_segments, a.billed_amount);
+    n.shard,
+    n.key,
+    n.named_id,
+    n.named_phone,
+    n.status_before,
+    n.status_after,
+    n.sent_segments_before,
+    n.sent_segments_after,
+    n.owed_segments_before,
+    n.owed_segments_after,
+    n.owed_amount_before,
+    n.owed_amount_after,
+    n.lines_before,
+    n.lines_after,
+    n.billed_segments_before,
+    n.billed_segments_after,
+    n.billed_amount_before,
+    n.billed_amount_after
+FROM named AS n;
 
 -- name: count_adjustments
 -- Adds up what an adjustment changes: what is now less what was.
