@@ -51,7 +51,7 @@ check: $(VENV)/.check ## lint, types, import contracts, SQL checks, then the tes
 	$(BIN)/squawk $(SQUAWK) sql/migrations/*.sql
 	$(MAKE) test
 
-bench: $(VENV)/.test ## print the benchmarks (ARGS=... for them)
+bench: $(VENV)/.bench ## print the benchmarks (ARGS=... for them)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 fmt: $(VENV)/.check ## format the code and repair what ruff can repair
@@ -70,6 +70,7 @@ lock: ## resolve the newest allowed versions again and pin them in requirements/
 	pin build --only-group build; \
 	pin runtime --no-default-groups; \
 	pin test --no-default-groups --group test; \
+	pin bench --only-group bench; \
 	pin check --no-default-groups --group test --group check
 
 clean: ## remove .venv and caches (never data)
@@ -91,6 +92,10 @@ $(VENV)/.runtime: $(VENV)/.made requirements/build.txt requirements/runtime.txt 
 
 $(VENV)/.test: $(VENV)/.runtime requirements/test.txt
 	$(PINNED) -r requirements/test.txt
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.runtime requirements/bench.txt
+	$(PINNED) -r requirements/bench.txt
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test requirements/check.txt

@@ -36,6 +36,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small runs: do they work at all?")
     parser.add_argument("--only", action="append", choices=BENCHMARKS, help="this one; repeatable")
+    parser.add_argument(
+        "--millions",
+        type=_millions,
+        metavar="N,N",
+        help="how many rows to reconcile (default: 1,5,10)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     parser.add_argument(
         "--folder",
@@ -56,7 +62,8 @@ def main() -> int:
         print(f"{name} ...", file=sys.stderr, flush=True)
         run = importlib.import_module(BENCHMARKS[name]).run
         try:
-            measured += asyncio.run(run(chosen.folder, quick=chosen.quick))
+            sizes = {"millions": chosen.millions} if name == "reconcile" and chosen.millions else {}
+            measured += asyncio.run(run(chosen.folder, quick=chosen.quick, **sizes))
         except _COULD_NOT as error:
             failed = True
             print(f"benchmarks: {name} could not run: {error}", file=sys.stderr)
@@ -72,6 +79,13 @@ def main() -> int:
     if chosen.json is not None:
         figures.write(chosen.json, seen, measured)
     return 1 if failed else 0
+
+
+def _millions(text: str) -> tuple[int, ...]:
+    sizes = tuple(sorted(map(int, text.split(","))))
+    if sizes[0] < 1:
+        raise ValueError("no rows to reconcile")
+    return sizes
 
 
 def _folder() -> Path:

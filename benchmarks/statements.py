@@ -54,7 +54,7 @@ async def _measured(
     for _ in range(1 if quick else _ROUNDS):
         await ground.execute("forget_statements")
         await ground.settle_down()
-        ours = apart(_import, ground.settings.file, ground.database, file)
+        ours = apart(import_file, ground.settings.file, ground.database, file)
         if ours.result != lines:
             raise CannotRun(f"{ours.result} of {lines} lines were imported")
         seconds = await copied(
@@ -82,7 +82,8 @@ async def _measured(
     return figure
 
 
-async def _import(file: Path, database: Database, statement: Path) -> tuple[float, int]:
+async def import_file(file: Path, database: Database, statement: Path) -> tuple[float, int]:
+    """Import a statement of the pushed account; return the seconds it took and its lines."""
     settings = settings_file.load(file, {})
     layout = statements.format_layout(settings, "generic")
     async with database.connection() as connection:

@@ -420,6 +420,7 @@ def test_requirements_hold_every_dependency_of_the_project() -> None:
         "build": groups["build"],
         "runtime": project["project"]["dependencies"],
         "test": project["project"]["dependencies"] + groups["test"],
+        "bench": groups["bench"],
         "check": project["project"]["dependencies"] + groups["test"] + groups["check"],
     }
     for name, requirements in wanted.items():

@@ -129,6 +129,38 @@ SELECT
 FROM messages AS m
 WHERE m.account = $1 AND m.status = 'delivered' AND m.sent_at >= $2 AND m.sent_at < $3;
 
+-- name: add_statement_of_lines
+-- Makes statement $1 of account $2 and days $3 to $4 of the lines that are there.
+INSERT INTO statements (
+    id,
+    account,
+    first_day,
+    last_day,
+    version,
+    file_digest,
+    file_name,
+    format,
+    lines,
+    segments,
+    amount,
+    imported_at
+)
+SELECT
+    $1,
+    $2,
+    $3,
+    $4,
+    1,
+    '\x00',
+    'generated.csv',
+    'generic',
+    count(*),
+    sum(l.segments),
+    sum(l.amount),
+    now()
+FROM lines AS l
+WHERE l.statement_id = $1;
+
 -- name: vacuum_audit
 -- Leaves the tables as autovacuum would have them.
 VACUUM ANALYZE messages, reports, lines, statements;

@@ -3,127 +3,163 @@
 -- reports that disagree, 9 has none. Of each thousand lines: 0 names a message that nobody sent, 2 bills
 -- message 3 again, 5 bills two segments for one, 6 bills at another price.
 
--- name: decide_messages
--- Gives every message of account $1 its state, as the fold of its reports would.
-UPDATE messages
-SET
-    status = CASE
-        WHEN i % 1000 = 9 THEN 'expired'
-        WHEN i % 1000 IN (1, 2) THEN 'failed'
-        ELSE 'delivered'
-    END,
-    vendor_code = CASE WHEN i % 1000 <> 9 THEN '1' END,
-    reported_at = CASE WHEN i % 1000 <> 9 THEN sent_at + interval '3 seconds' END,
-    contradicted = i % 1000 = 8,
-    sent_at = CASE WHEN i % 1000 = 4 THEN sent_at - interval '1 month' ELSE sent_at END
-FROM (
+-- name: fill_month
+-- Registers messages numbered $2 to $3 of account $1, one sent every $5 seconds from $4 on, each with the state
+-- that the fold of its reports would give it. They lie as calls of a thousand leave them, each call in the
+-- order of its keys.
+WITH numbered AS (
     SELECT
-        m.shard AS message_shard,
-        m.id AS message_id,
-        m.vendor_message_id::bigint - 1000000000000 AS i
-    FROM messages AS m
-    WHERE m.account = $1
-) AS numbered
-WHERE shard = message_shard AND id = message_id;
+        s.i,
+        (1000000000000 + s.i)::text AS vendor_message_id,
+        (13800000000 + s.i % 100000000)::text AS phone,
+        $4::timestamptz
+        + make_interval(secs => s.i * $5::double precision)
+        - CASE WHEN s.i % 1000 = 4 THEN interval '1 month' ELSE interval '0' END AS sent_at
+    FROM generate_series($2::bigint, $3::bigint) AS s (i)
+),
 
--- name: fill_lines
--- Bills every message of account $1 in statement $2, one line each.
-INSERT INTO lines (
+named AS (
+    SELECT
+        n.i,
+        n.vendor_message_id,
+        n.phone,
+        n.sent_at,
+        substring(
+            sha256(convert_to($1, 'UTF8') || '\x00' || convert_to(n.vendor_message_id, 'UTF8')) FOR 4
+        ) AS shard,
+        substring(
+            sha256(
+                convert_to($1, 'UTF8')
+                || '\x00'
+                || convert_to(n.vendor_message_id, 'UTF8')
+                || '\x00'
+                || convert_to(n.phone, 'UTF8')
+            ) FOR 12
+        ) AS own
+    FROM numbered AS n
+)
+
+INSERT INTO messages (
     shard,
-    statement_id,
-    line,
-    message_id,
+    id,
+    account,
     vendor_message_id,
     phone,
-    segments,
-    amount,
     sent_at,
-    status
+    registered_at,
+    segments,
+    segments_given,
+    status,
+    vendor_code,
+    reported_at,
+    contradicted,
+    content,
+    sign
 )
 SELECT
-    CASE WHEN i % 1000 = 0 THEN -m.shard - 1 ELSE m.shard END,
-    $2,
-    i + 2,
-    CASE WHEN i % 1000 = 0 THEN gen_random_uuid() ELSE m.id END,
-    CASE WHEN i % 1000 = 0 THEN 'nobody-' || i ELSE m.vendor_message_id END,
+    ('x' || encode(n.shard, 'hex'))::bit(32)::integer,
+    encode(n.shard || n.own, 'hex')::uuid,
+    $1,
+    n.vendor_message_id,
+    n.phone,
+    n.sent_at,
+    n.sent_at,
+    1,
+    FALSE,
+    CASE
+        WHEN n.i % 1000 = 9 THEN 'expired'
+        WHEN n.i % 1000 IN (1, 2) THEN 'failed'
+        ELSE 'delivered'
+    END,
+    CASE WHEN n.i % 1000 <> 9 THEN '1' END,
+    CASE WHEN n.i % 1000 <> 9 THEN n.sent_at + interval '3 seconds' END,
+    n.i % 1000 = 8,
+    '您的验证码是123456，5分钟内有效，请勿告诉他人。',
+    '顶想云'
+FROM named AS n
+ORDER BY
+    n.i / 1000,
+    n.shard,
+    n.own;
+
+-- name: fill_month_reports
+-- Gives every final message of account $1 the report that settled it, and the contradicted ones another.
+INSERT INTO reports (
+    shard,
+    message_id,
+    fingerprint,
+    account,
+    vendor_message_id,
+    phone,
+    status,
+    vendor_code,
+    reported_at,
+    received_at,
+    source,
+    digest,
+    orphan
+)
+SELECT
+    m.shard,
+    m.id,
+    substring(sha256(uuid_send(m.id) || convert_to(s.status, 'UTF8')) FOR 16),
+    m.account,
+    m.vendor_message_id,
     m.phone,
-    CASE WHEN i % 1000 = 5 THEN 2 ELSE 1 END,
-    CASE i % 1000 WHEN 5 THEN 0.070 WHEN 6 THEN 0.040 ELSE 0.035 END,
-    m.sent_at,
-    '成功'
+    s.status,
+    m.vendor_code,
+    m.reported_at,
+    m.reported_at + interval '1 second',
+    'push',
+    sha256(uuid_send(m.id) || convert_to(s.status, 'UTF8')),
+    FALSE
+FROM messages AS m
+CROSS JOIN LATERAL (
+    SELECT m.status
+    UNION ALL
+    SELECT 'failed'
+    WHERE m.contradicted
+) AS s
+WHERE m.account = $1 AND m.status IN ('delivered', 'failed');
+
+-- name: month_messages
+-- Reads of the ledger what a join with a statement needs.
+SELECT
+    vendor_message_id,
+    phone,
+    sent_at,
+    status,
+    segments
+FROM messages;
+
+-- name: month_lines
+-- Bills every message, one line each, as a vendor's console exports it.
+SELECT
+    CASE WHEN b.i % 1000 = 0 THEN 'nobody-' || b.i ELSE (1000000000000 + b.i)::text END AS "任务ID",
+    m.phone AS "手机号",
+    CASE WHEN b.i % 1000 = 5 THEN 2 ELSE 1 END AS "计费条数",
+    CASE b.i % 1000 WHEN 5 THEN 0.070 WHEN 6 THEN 0.040 ELSE 0.035 END AS "金额(元)",
+    to_char(m.sent_at AT TIME ZONE 'Asia/Shanghai', 'YYYY-MM-DD HH24:MI:SS') AS "发送时间",
+    '成功' AS "状态"
 FROM (
     SELECT
-        m.vendor_message_id::bigint - 1000000000000 AS number,
-        m.shard,
-        m.id,
-        m.vendor_message_id,
-        m.phone,
-        m.sent_at
-    FROM messages AS m
-    WHERE m.account = $1
+        vendor_message_id::bigint - 1000000000000 AS number,
+        phone,
+        sent_at
+    FROM messages
 ) AS m
 CROSS JOIN LATERAL (
     SELECT number AS i WHERE number % 1000 <> 2
     UNION ALL
-    SELECT number - 1 AS i WHERE number % 1000 = 3
-) AS billed
-ORDER BY i;
+    SELECT number AS i WHERE number % 1000 = 3
+) AS b;
 
--- name: add_statement_of_lines
--- Makes statement $1 of account $2 and days $3 to $4 of the lines that are there.
-INSERT INTO statements (
-    id,
-    account,
-    first_day,
-    last_day,
-    version,
-    file_digest,
-    file_name,
-    format,
-    lines,
-    segments,
-    amount,
-    imported_at
-)
-SELECT
-    $1,
-    $2,
-    $3,
-    $4,
-    1,
-    '\x00',
-    'generated.csv',
-    'generic',
-    count(*),
-    sum(l.segments),
-    sum(l.amount),
-    now()
-FROM lines AS l
-WHERE l.statement_id = $1;
-
--- name: vacuum_ledger
+-- name: vacuum_month
 -- Leaves the tables as autovacuum would have them after a month.
-VACUUM ANALYZE messages, lines;
+VACUUM ANALYZE messages, lines, reports;
 
--- name: full_join
--- Matches the period's messages and the statement's lines, and does nothing with what it finds.
-SELECT
-    count(*) AS pairs,
-    count(m.id) AS messages,
-    count(l.line) AS lines
-FROM (
-    SELECT
-        shard,
-        id
-    FROM messages
-    WHERE account = $1 AND sent_at >= $2 AND sent_at < $3
-) AS m
-FULL JOIN (
-    SELECT
-        shard,
-        message_id,
-        line
-    FROM lines
-    WHERE statement_id = $4
-) AS l
-    ON m.shard = l.shard AND m.id = l.message_id;
+-- name: spilled
+-- Tells how many bytes of temporary files the database has written.
+SELECT temp_bytes
+FROM pg_stat_database
+WHERE datname = current_database();

@@ -258,7 +258,7 @@ changed AS (
 named AS (
     SELECT
         c.*,
-        coalesce(c.vendor_message_id, m.vendor_message_id, '') AS named_id,
+        coalesce(c.vendor_message_id, m.vendor_message_id) AS named_id,
         coalesce(c.phone, m.phone) AS named_phone
     FROM changed AS c
     LEFT JOIN messages AS m ON c.vendor_message_id IS NULL AND c.shard = m.shard AND c.key = m.id

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 import subprocess
 import sys
 import zipfile
@@ -173,6 +174,59 @@ async def test_late_report_and_corrected_bill_show_in_the_adjustment_and_nowhere
     assert items[0]["message_id"] == str(filed_as(own, waiting))
     assert await reading.run(connection, UUID(closed["id"])) == before
     assert await listed(connection, closed["id"]) == found
+
+
+async def test_messages_that_came_out_even_together_are_told_apart_in_an_adjustment(
+    pool: Any, connection: Any, tmp_path: Path
+) -> None:
+    phones = [f"1380000000{digit}" for digit in range(5)]
+    one_id = [message(phone=phone) for phone in phones]
+    silent = message("b", reports=FAILED)
+    lines = [line(2 + number, phone=phone) for number, phone in enumerate(phones)]
+    own = await put(pool, connection, World(case([*one_id, silent], lines)), tmp_path)
+    closed = await match.reconcile(connection, own, MONTH, now=FAR, close_by="Li")
+    assert closed["status"] == "balanced"
+    # All of an id are of one shard, and so in one group; none has a row of its own.
+    groups = await connection.fetch("SELECT charged, ids FROM even_outcomes ORDER BY charged")
+    assert [(group["charged"], len(group["ids"]) // 16) for group in groups] == [
+        (False, 1),
+        (True, 5),
+    ]
+    assert not await connection.fetch("SELECT FROM outcomes")
+
+    await bill(connection, own, case([], lines[:3] + lines[4:]), tmp_path, Sheet())
+    run = await match.reconcile(connection, own, MONTH, now=FAR)
+    (item,) = await changes(connection, run["id"])
+    assert item["message_id"] == str(filed_as(own, one_id[3]))
+    assert (item["vendor_message_id"], item["phone"]) == ("a", phones[3])
+    assert (item["billed_amount_before"], item["billed_amount_after"]) == ("0.04", "0")
+    assert (item["lines_before"], item["lines_after"]) == (1, 0)
+
+
+@PROPERTY
+@given(world=worlds())
+async def test_looking_at_everything_finds_what_setting_even_ones_aside_finds(
+    world: World, pool: Any, connection: Any, tmp_path: Path
+) -> None:
+    own = await put(pool, connection, world, tmp_path)
+    period = periods.Period(world.case.first, world.case.last)
+    now = world.case.now
+    # Texts counted anew, by the rule that they were counted by: for that every message is looked at.
+    as_it_is = {"segment_rule": own.rule.value}
+    try:
+        real = await match.reconcile(connection, own, period, now=now)
+    except match.Impossible as error:
+        with pytest.raises(match.Impossible, match=re.escape(str(error))):
+            await match.reconcile(connection, own, period, now=now, assume=as_it_is)
+        return
+    assumed = await match.reconcile(connection, own, period, now=now, assume=as_it_is)
+    assert {**assumed, "id": "", "assumed": {}} == {
+        **real,
+        "id": "",
+        "status": f"assumed_{real['status']}",
+        "assumed": {},
+    }
+    assert await listed(connection, assumed["id"]) == await listed(connection, real["id"])
 
 
 async def test_message_in_doubt_that_came_to_its_real_key_is_one_change(
