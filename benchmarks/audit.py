@@ -1,8 +1,6 @@
 """The billing audit on a long ledger: look-ups, and every query over its last month."""
 
-import asyncio
 import random
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from benchmarks.figures import Figure, compared, table
+from benchmarks.figures import Figure, compared
 from benchmarks.ground import PUSHED, SQL, CannotRun, Ground, prepared
 from reconciler import audit, match, periods, reading
 from reconciler.audit import AUDIT
@@ -152,9 +150,3 @@ async def _roll_up(connection: Any, ground: Ground, rows: int, *, quick: bool) -
 
 def _p95(values: list[float]) -> float:
     return sorted(values)[max(0, -(-len(values) * 95 // 100) - 1)]
-
-
-if __name__ == "__main__":
-    # Longer ledgers than `make bench` waits for: python -m benchmarks.audit ROWS [FOLDER]
-    _FOLDER = Path(sys.argv[2] if len(sys.argv) > 2 else "/var/tmp")
-    print(table(asyncio.run(run(_FOLDER, quick=False, rows=int(sys.argv[1])))))

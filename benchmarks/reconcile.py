@@ -209,6 +209,7 @@ async def _join(
     place: str, messages: Path, lines: Path, starts: datetime, ends: datetime
 ) -> tuple[float, dict[str, dict[str, int]]]:
     with duckdb.connect(place) as connection:
+        connection.execute("SET enable_progress_bar = false")
         started = time.perf_counter()
         for load, file in zip(_LOAD, (messages, lines), strict=True):
             connection.execute(load, [str(file)])
