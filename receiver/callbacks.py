@@ -171,8 +171,14 @@ class Callbacks:
 
 
 def _record(account: AccountSettings, callback: Callback, peer: str) -> Record:
-    name = account.account.name
-    return records.of_callback(name, callback, received_at=datetime.now(UTC), peer=peer)
+    known = account.known_networks
+    return records.of_callback(
+        account.account.name,
+        callback,
+        received_at=datetime.now(UTC),
+        peer=peer,
+        foreign=bool(known) and not _within(peer, known),
+    )
 
 
 def _merged(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

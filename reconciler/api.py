@@ -46,6 +46,8 @@ from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Sen
 from gateways.errors import Unsupported
 from gateways.http import open_client
 from reconciler import (
+    alarms,
+    arrivals,
     audit,
     auditing,
     cases,
@@ -59,13 +61,14 @@ from reconciler import (
     reading,
     sending,
     statements,
+    suspects,
 )
 from reconciler.causes import CAUSES
 from reconciler.jobs import holder
 from reconciler.poll import Caller, callers
 from reconciler.reading import Page
 from reconciler.tables import FileError
-from runtime import LeaseLost, Problem, metrics
+from runtime import LeaseLost, Problem, metrics, trust
 from runtime.database import DATABASE_ERRORS, Database
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings, Settings, api_token
@@ -989,6 +992,157 @@ async def list_orphans(
     )
 
 
+class SuspectDecision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is decided on suspect reports: on those of `ids`, or on all that wait at `account`.
+
+    `reason` narrows the latter to those that wait for it.
+    """
+
+    verdict: suspects.Verdict
+    by: Name
+    note: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
+    ids: Annotated[list[str], msgspec.Meta(min_length=1)] | None = None
+    account: str | None = None
+    reason: str | None = None
+
+
+@get("/v1/suspects", responses=LISTING)
+async def list_suspects(
+    state: State,
+    account: Text = None,
+    suspect_state: Annotated[
+        Literal["waiting", "confirmed", "contradicted", "accepted", "rejected"] | None,
+        QueryParameter(name="state"),
+    ] = None,
+    reason: Text = None,
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """List pushed reports that could not be trusted as they were; those found last first."""
+    _check_reason(reason)
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.suspects(
+            connection,
+            _accounts(state, account),
+            state=suspect_state,
+            reason=reason,
+            cursor=cursor,
+            limit=limit,
+        ),
+        cursor=cursor,
+        limit=limit,
+        shape=shape,
+        columns=reading.SUSPECT_COLUMNS,
+        name="suspects",
+    )
+
+
+@post("/v1/suspects", status_code=200, responses=_problems(404, 413, 422))
+async def decide_suspects(state: State, data: JSONBody[SuspectDecision]) -> dict[str, Any]:
+    """Accept suspect reports, which count from then on, or reject them."""
+    _check_reason(data.reason)
+    if (data.ids is None) == (data.account is None):
+        raise Unprocessable("give either ids or an account")
+    if data.ids is not None and data.reason is not None:
+        raise Unprocessable("a reason goes with an account")
+    if data.account is not None:
+        _account(state, data.account)
+    done = await suspects.decide(
+        state.pool,
+        data.verdict,
+        ids=data.ids or (),
+        account=data.account,
+        reason=data.reason,
+        by=data.by,
+        note=data.note,
+        now=datetime.now(UTC),
+    )
+    return msgspec.to_builtins(done)  # type: ignore[no-any-return]
+
+
+def _check_reason(reason: str | None) -> None:
+    if reason is not None and reason not in trust.REASONS:
+        raise Unprocessable(f"no such reason; there are {', '.join(trust.REASONS)}")
+
+
+@get("/v1/alarms", responses=LISTING)
+async def list_alarms(
+    state: State,
+    account: Text = None,
+    kind: Text = None,
+    ended: Annotated[bool, QueryParameter(description="those that are over too")] = False,
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """List alarms, the newest first."""
+    if kind is not None and kind not in alarms.KINDS:
+        raise Unprocessable(f"no such kind; there are {', '.join(alarms.KINDS)}")
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.alarms(
+            connection,
+            _accounts(state, account),
+            kind=kind,
+            ended=ended,
+            cursor=cursor,
+            limit=limit,
+        ),
+        cursor=cursor,
+        limit=limit,
+        shape=shape,
+        columns=reading.ALARM_COLUMNS,
+        name="alarms",
+    )
+
+
+@get("/v1/arrivals", responses=LISTING)
+async def list_arrivals(
+    state: State, account: Text = None, shape: Format = "json"
+) -> Response[Any]:
+    """Say how soon receipts of each account come, or that it is still being learned."""
+
+    async def page(connection: Any, _cursor: str | None, _limit: int) -> Page:
+        return Page(await arrivals.shown(connection, _accounts(state, account)), None)
+
+    return await _list(
+        state,
+        page,
+        cursor=None,
+        limit=reading.MAX_LIMIT,
+        shape=shape,
+        columns=arrivals.COLUMNS,
+        name="arrivals",
+    )
+
+
+@get("/v1/drift", responses=LISTING)
+async def list_drift(
+    state: State,
+    account: Text = None,
+    every: Annotated[
+        bool, QueryParameter(name="all", description="all that documents were seen to have")
+    ] = False,
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """List fields, types and codes that were new in vendors' documents, the newest first."""
+    return await _list(
+        state,
+        lambda connection, cursor, limit: reading.features(
+            connection, _accounts(state, account), every=every, cursor=cursor, limit=limit
+        ),
+        cursor=cursor,
+        limit=limit,
+        shape=shape,
+        columns=reading.FEATURE_COLUMNS,
+        name="drift",
+    )
+
+
 @get("/v1/jobs", responses=LISTING)
 async def list_jobs(state: State) -> dict[str, Any]:
     """List what each job did last, how often it failed, and which process runs it now."""
@@ -1023,6 +1177,7 @@ async def show_metrics(state: State) -> Response[bytes]:
     """Give what the processes of this machine count, for Prometheus."""
     await _show_balances(state)
     await _show_chain(state)
+    await _show_watch(state)
     text = await asyncio.to_thread(metrics.exposition, os.environ.get(metrics.FOLDER_VARIABLE))
     return Response(text, media_type="text/plain; version=0.0.4")
 
@@ -1099,6 +1254,11 @@ def create_app(
             list_balances,
             audit_balances,
             list_orphans,
+            list_suspects,
+            decide_suspects,
+            list_alarms,
+            list_arrivals,
+            list_drift,
             list_jobs,
             list_pulls,
             show_metrics,
@@ -1121,6 +1281,8 @@ def create_app(
             match.Closed: _conflict,
             cases.Illegal: _unprocessable,
             cases.Unknown: _unprocessable,
+            suspects.Unknown: _not_found,
+            suspects.Undecidable: _unprocessable,
             cases.Outdated: _outdated,
             sending.Unfit: _unprocessable,
             sending.KeyReused: _unprocessable,
@@ -1296,6 +1458,22 @@ async def _show_balances(state: State) -> None:
         return
     for account, kind, amount in found:
         metrics.BALANCE.labels(account, kind).set(float(amount))
+
+
+async def _show_watch(state: State) -> None:
+    """Set the gauges of what waits to be confirmed, and of alarms."""
+    accounts = sorted(state.settings.accounts)
+    try:
+        async with asyncio.timeout(2), state.pool.acquire() as connection:
+            waiting = await connection.fetch(QUERIES["count_suspects"], accounts)
+            known = await connection.fetch(QUERIES["alarm_states"], accounts)
+    except DATABASE_ERRORS:
+        return  # the gauges keep what they had; the rest is shown
+    counts = {row["account"]: row["waiting"] for row in waiting}
+    for account in accounts:
+        metrics.SUSPECTS_WAITING.labels(account).set(counts.get(account, 0))
+    for row in known:
+        metrics.ALARM.labels(row["account"], row["kind"]).set(row["stands"])
 
 
 async def _show_chain(state: State) -> None:

@@ -127,10 +127,18 @@ async def reports(connection: Any, run: Any) -> AsyncIterator[bytes]:
                     "billed_price": _money(row["billed_price"]),
                     "billed_amount": _money(row["billed_amount"]),
                     "billed_currency": row["billed_currency"],
+                    **_suspicion(row),
                 }
             )
             + b"\n"
         )
+
+
+def _suspicion(row: Any) -> dict[str, Any]:
+    """Return what was held against a report when its run was linked, of those that anything was."""
+    if row["reasons"] is None:
+        return {}
+    return {"suspect": {"state": row["state"], "reasons": list(row["reasons"])}}
 
 
 async def statement(connection: Any, row: Any) -> bytes:

@@ -291,7 +291,9 @@ async def _stored_records(connection: Any, keys: list[bytes]) -> dict[bytes, Ent
 def record_digest(row: Any) -> bytes:
     """Return the digest that a stored record's bytes have."""
     if row["source"] == "push":
-        return records.push_digest(row["account"], row["method"], row["query"], row["body"])
+        return records.push_digest(
+            row["account"], row["method"], row["query"], row["body"], row["subject"]
+        )
     return records.reply_digest(
         row["source"], row["account"], row["call"], row["subject"] or "", row["body"]
     )

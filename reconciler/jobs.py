@@ -24,7 +24,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from gateways.errors import GatewayError
 from gateways.gateway import Call
 from gateways.http import open_client
-from reconciler import chain
+from reconciler import arrivals, chain, drift, suspects
 from reconciler import lease as leases
 from reconciler.balances import poll_balance
 from reconciler.lease import Lease
@@ -50,6 +50,10 @@ SETTLE_SECONDS = 5.0
 ORPHANS_SECONDS = 60.0
 SENDS_SECONDS = 5.0
 LINK_SECONDS = 60.0
+SUSPECTS_SECONDS = 60.0
+SILENCE_SECONDS = 60.0
+ARRIVALS_SECONDS = 3600.0
+DRIFT_SECONDS = 60.0
 RESOLVE_SECONDS = 10.0
 # A job that runs less often is looked at as often: to be taken up soon after its holder died.
 LONGEST_TICK_SECONDS = 10.0
@@ -306,6 +310,30 @@ def jobs_of(settings: Settings, asking: Mapping[str, Caller]) -> list[Job]:
             work=lambda lease: give_up_dead_sends(settings, lease.pool),
         ),
         Job(name="link", account="", every_seconds=LINK_SECONDS, work=_link),
+        Job(
+            name="suspects",
+            account="",
+            every_seconds=SUSPECTS_SECONDS,
+            work=lambda lease: _watch_suspects(settings, lease.pool),
+        ),
+        Job(
+            name="arrivals",
+            account="",
+            every_seconds=ARRIVALS_SECONDS,
+            work=lambda lease: _learn_arrivals(settings, lease),
+        ),
+        Job(
+            name="silence",
+            account="",
+            every_seconds=SILENCE_SECONDS,
+            work=lambda lease: _watch_silence(settings, lease.pool),
+        ),
+        Job(
+            name="drift",
+            account="",
+            every_seconds=DRIFT_SECONDS,
+            work=lambda lease: _read_documents(settings, lease),
+        ),
     ]
     for name, caller in asking.items():
         jobs += [
@@ -401,6 +429,26 @@ async def join_orphans(pool: Any) -> Done:
 
 async def _link(lease: Lease) -> Done:
     await chain.link_all(lease)
+    return Done()
+
+
+async def _watch_suspects(settings: Settings, pool: Any) -> Done:
+    await suspects.watch(pool, settings.accounts, now=datetime.now(UTC))
+    return Done()
+
+
+async def _learn_arrivals(settings: Settings, lease: Lease) -> Done:
+    await arrivals.learn(settings.accounts, lease, now=datetime.now(UTC))
+    return Done()
+
+
+async def _watch_silence(settings: Settings, pool: Any) -> Done:
+    await arrivals.watch(pool, settings.accounts, now=datetime.now(UTC))
+    return Done()
+
+
+async def _read_documents(settings: Settings, lease: Lease) -> Done:
+    await drift.read(settings.accounts, lease, now=datetime.now(UTC))
     return Done()
 
 

@@ -398,6 +398,7 @@ async def _result(
         "report_missing": messages["report_missing"],
         "orphans": whole["orphans"],
         "quarantined": whole["quarantined"],
+        "suspects": whole["suspects"],
     }
     if not settings.gateway.reports:
         unresolved[_LAST_KNOWN] = messages["accepted"]

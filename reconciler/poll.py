@@ -43,6 +43,7 @@ PAUSE_SECONDS = 20.0
 REVIEW_SECONDS = 60.0
 REVIEW_LONGEST_WAIT_SECONDS = 3600.0
 _REVIEWS = 500
+_SUSPECTS = 1000
 _EXPIRE = 1000
 
 
@@ -162,6 +163,7 @@ async def poll_statuses(caller: Caller, *, all_now: bool = False) -> Done:
     """
     settings, done = caller.settings, Done()
     started = datetime.now(UTC)
+    await _ask_of_suspects(caller, started)
     if all_now:
         sent_by = started - timedelta(seconds=settings.poll_after_seconds)
         await caller.pool.execute(QUERIES["ask_now"], caller.name, started, sent_by)
@@ -206,6 +208,16 @@ async def poll_statuses(caller: Caller, *, all_now: bool = False) -> Done:
             settings.poll_until_hours * 3600,
         )
     return done
+
+
+async def _ask_of_suspects(caller: Caller, now: datetime) -> None:
+    """Have messages with a report that waits to be confirmed be due, once for each report."""
+    async with caller.pool.acquire() as connection, connection.transaction():
+        rows = await connection.fetch(QUERIES["suspects_to_ask"], caller.name, now, _SUSPECTS)
+        if rows:
+            keys = [row["shard"] for row in rows], [row["id"] for row in rows]
+            await connection.execute(QUERIES["lock_messages"], *keys)
+            await connection.execute(QUERIES["ask_soon"], *keys, now)
 
 
 async def poll_reviews(caller: Caller, *, all_now: bool = False) -> Done:

@@ -19,6 +19,8 @@ from gateways.phone import normalise
 from reconciler.cases import STATES, Filter, filter_arguments
 from reconciler.match import EXACT, money, ranked_causes
 from reconciler.periods import Period
+from reconciler.suspects import OFF_HOUR_SECONDS
+from reconciler.suspects import id_of as suspect_id
 from runtime.identity import PROVISIONAL, shard_of, shard_of_message
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings
@@ -175,6 +177,52 @@ ORPHAN_COLUMNS = (
     "source",
     "record",
 )
+SUSPECT_COLUMNS = (
+    "id",
+    "account",
+    "state",
+    "reasons",
+    "message_id",
+    "vendor_message_id",
+    "phone",
+    "status",
+    "vendor_code",
+    "reason",
+    "reported_at",
+    "received_at",
+    "hours_off",
+    "peer",
+    "message_status",
+    "record",
+    "found_at",
+    "changed_at",
+    "asked_at",
+    "decided_at",
+    "decided_by",
+    "note",
+)
+ALARM_COLUMNS = (
+    "id",
+    "account",
+    "kind",
+    "since",
+    "last_seen_at",
+    "ended_at",
+    "words",
+    "figures",
+)
+FEATURE_COLUMNS = (
+    "account",
+    "document",
+    "feature",
+    "kind",
+    "drift",
+    "known",
+    "first_seen_at",
+    "last_seen_at",
+    "seen",
+    "record",
+)
 
 
 # Of messages in these states no vendor's id is known: what they are filed under is our own.
@@ -278,6 +326,13 @@ async def message(
         QUERIES["lines_of_message"], shard, message_id, row["account"], row["vendor_message_id"]
     )
     found = await connection.fetch(QUERIES["discrepancies_of_message"], shard, message_id)
+    strangers = await connection.fetch(
+        QUERIES["strangers_of_message"],
+        shard,
+        row["account"],
+        row["vendor_message_id"],
+        message_id,
+    )
     return {
         **_message(row),
         "registered_at": rfc3339(row["registered_at"]),
@@ -299,8 +354,22 @@ async def message(
                 "source": report["source"],
                 "record": report["digest"].hex(),
                 "charge": _charge(report),
+                "counts": not report["left_out"],
+                "suspect": _suspicion(report),
             }
             for report in reports
+        ],
+        "strangers": [
+            {
+                **_suspicion(stranger),
+                "phone": stranger["phone"],
+                "status": stranger["status"],
+                "vendor_code": stranger["vendor_code"],
+                "reported_at": rfc3339(stranger["reported_at"]),
+                "received_at": rfc3339(stranger["received_at"]),
+                "record": stranger["digest"].hex(),
+            }
+            for stranger in strangers
         ],
         "sending": await _sending(connection, row, accounts.get(row["account"])),
         "statement_lines": [
@@ -368,6 +437,17 @@ async def _sending(
 def _explanation(settings: AccountSettings | None, vendor_code: str | None) -> str | None:
     explain = None if settings is None else settings.gateway.explain
     return None if explain is None or vendor_code is None else explain(vendor_code)
+
+
+def _suspicion(row: Any) -> Any:
+    """Say why a report is suspect and what became of it; None for one that is not."""
+    if row["reasons"] is None:
+        return None
+    return {
+        "id": suspect_id(row["message_id"], row["fingerprint"]),
+        "state": row["state"],
+        "reasons": list(row["reasons"]),
+    }
 
 
 def _charge(report: Any) -> dict[str, Any] | None:
@@ -692,6 +772,97 @@ async def orphans(
             "record": row["digest"].hex(),
         },
         lambda row: cursor_of(row["received_at"], row["message_id"], row["fingerprint"]),
+    )
+
+
+async def suspects(
+    connection: Any,
+    accounts: Sequence[str],
+    *,
+    state: str | None,
+    reason: str | None,
+    cursor: str | None,
+    limit: int,
+) -> Page:
+    """List pushed reports that could not be trusted as they were, those found last first."""
+    at, message_id, last = key_of(cursor, datetime, UUID, bytes)
+    rows = await connection.fetch(
+        QUERIES["list_suspects"], list(accounts), state, reason, at, message_id, last, limit + 1
+    )
+    return _page(
+        rows,
+        limit,
+        _suspect,
+        lambda row: cursor_of(row["found_at"], row["message_id"], row["fingerprint"]),
+    )
+
+
+def _suspect(row: Any) -> dict[str, Any]:
+    times = (*("reported_at", "received_at", "found_at", "changed_at", "asked_at", "decided_at"),)
+    shown = {
+        "id": suspect_id(row["message_id"], row["fingerprint"]),
+        "message_id": _id(row["known_id"]),
+        "reasons": list(row["reasons"]),
+        "hours_off": _hours_off(row),
+        "record": row["digest"].hex(),
+        **{name: rfc3339(row[name]) for name in times},
+    }
+    return {name: shown[name] if name in shown else row[name] for name in SUSPECT_COLUMNS}
+
+
+def _hours_off(row: Any) -> int | None:
+    """Say by how many whole hours an impossible time is off: a sign of a wrong `timezone`."""
+    if row["reported_at"] is None or not {"in_future", "before_sending"} & set(row["reasons"]):
+        return None
+    seconds = (row["reported_at"] - row["received_at"]).total_seconds()
+    hours = round(seconds / 3600)
+    return hours if hours and abs(seconds - hours * 3600) <= OFF_HOUR_SECONDS else None
+
+
+async def alarms(
+    connection: Any,
+    accounts: Sequence[str],
+    *,
+    kind: str | None,
+    ended: bool,
+    cursor: str | None,
+    limit: int,
+) -> Page:
+    """List alarms, the newest first: those that stand, and with `ended` those that are over too."""
+    at, last = key_of(cursor, datetime, UUID)
+    rows = await connection.fetch(
+        QUERIES["list_alarms"], list(accounts), kind, ended, at, last, limit + 1
+    )
+    times = ("since", "last_seen_at", "ended_at")
+    return _page(
+        rows,
+        limit,
+        lambda row: {
+            **{name: row[name] for name in ALARM_COLUMNS},
+            "id": str(row["id"]),
+            **{name: rfc3339(row[name]) for name in times},
+        },
+        lambda row: cursor_of(row["since"], row["id"]),
+    )
+
+
+async def features(
+    connection: Any, accounts: Sequence[str], *, every: bool, cursor: str | None, limit: int
+) -> Page:
+    """List what was new in vendors' documents, or with `every` all that they were seen to have."""
+    last = key_of(cursor, datetime, str, str, str, str)
+    rows = await connection.fetch(QUERIES["list_features"], list(accounts), every, *last, limit + 1)
+    key = FEATURE_COLUMNS[:4]
+    return _page(
+        rows,
+        limit,
+        lambda row: {
+            **{name: row[name] for name in FEATURE_COLUMNS if name != "record"},
+            "first_seen_at": rfc3339(row["first_seen_at"]),
+            "last_seen_at": rfc3339(row["last_seen_at"]),
+            "record": row["example"].hex(),
+        },
+        lambda row: cursor_of(row["first_seen_at"], *(row[name] for name in key)),
     )
 
 

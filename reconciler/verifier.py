@@ -244,12 +244,13 @@ class Verifier:
             need(digest in left, f"{digest}: no report names it, or it is there twice")
             left.discard(digest)
             if said["source"] == "push":
-                need(said["call"] is said["subject"] is None, f"{digest}: no push has a call")
+                need(said["call"] is None, f"{digest}: no push has a call")
                 parts += [said["method"].encode(), unhex(said["query"])]
             else:
                 need(said["method"] == said["query"] == "", f"{digest}: no reply has a query")
                 parts += [said["call"].encode(), said["subject"].encode()]
-            made = framed(*parts, self.package.read(f"records/{digest}.bin"))
+            where = [said["subject"].encode()] if said["call"] is None and said["subject"] else []
+            made = framed(*parts, self.package.read(f"records/{digest}.bin"), *where)
             need(made.hex() == digest, f"{digest} is not the digest of its bytes")
             content = framed(said["headers"].encode(), (said["peer"] or "").encode())
             self.linked("record", made, said["account"], said["received_at"], content)

@@ -60,6 +60,28 @@ SETTLED = Counter(
     "What settling made of records",
     ["what"],  # reports, inbound, reviews, balances, quarantined, messages
 )
+SUSPECT_REPORTS = Counter(
+    "huizhi_suspect_reports_total",
+    "Pushed reports that could not be trusted as they were",
+    ["account", "reason"],  # see runtime.trust.REASONS
+)
+SUSPECTS_WAITING = Gauge(
+    "huizhi_suspects_waiting",
+    "Pushed reports that wait to be confirmed",
+    ["account"],
+    multiprocess_mode="mostrecent",
+)
+ALARM = Gauge(
+    "huizhi_alarm",
+    "Whether an alarm stands",
+    ["account", "kind"],
+    multiprocess_mode="mostrecent",
+)
+DRIFT = Counter(
+    "huizhi_drift_total",
+    "What was new in vendors' documents",
+    ["account", "what"],  # field, type, code
+)
 VENDOR_CALLS = Counter(
     "huizhi_vendor_calls_total",
     "Calls to vendors by outcome",

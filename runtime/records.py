@@ -15,12 +15,16 @@ from gateways.gateway import Account, Call, Callback, Gateway, Reply
 from runtime.identity import digest
 from runtime.queries import QUERIES
 
+# What `subject` says of a push that came from outside its account's `known_networks`.
+FOREIGN = "foreign_network"
+
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
     """One record; `digest` has 32 bytes, `received_at` is aware, `deliveries` counts arrivals.
 
     For a callback `source` is "push"; for a reply it is "query" (repeatable) or "pull" (handed out
-    once), `call` names the call and `subject` what it asked for.
+    once), `call` names the call and `subject` what it asked for. A push has a `subject`, `FOREIGN`,
+    only where it came from outside the account's `known_networks`.
     """
 
     digest: bytes
@@ -42,9 +46,12 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
         return len(self.body) + len(self.query) + 1024
 
 
-def push_digest(account: str, method: str, query: bytes, body: bytes) -> bytes:
+def push_digest(
+    account: str, method: str, query: bytes, body: bytes, subject: str | None = None
+) -> bytes:
     """Return the identity of a push; the headers are no part of it, see `of_callback`."""
-    return digest(b"push", account.encode(), method.encode(), query, body)
+    where = () if subject is None else (subject.encode(),)
+    return digest(b"push", account.encode(), method.encode(), query, body, *where)
 
 
 def reply_digest(source: str, account: str, call: str, subject: str, body: bytes) -> bytes:
@@ -52,18 +59,27 @@ def reply_digest(source: str, account: str, call: str, subject: str, body: bytes
     return digest(source.encode(), account.encode(), call.encode(), subject.encode(), body)
 
 
-def of_callback(account: str, callback: Callback, *, received_at: datetime, peer: str) -> Record:
-    """Make the record of one push.
+def of_callback(
+    account: str,
+    callback: Callback,
+    *,
+    received_at: datetime,
+    peer: str,
+    foreign: bool = False,
+) -> Record:
+    """Make the record of one push; `foreign`: from outside the account's `known_networks`.
 
     Headers are no part of its identity: proxies and clients vary them between deliveries of one
-    callback, and no vendor here puts news into them.
+    callback, and no vendor here puts news into them. Being foreign is: else who pushes a guess
+    first would take the vendor's own push out of trust.
     """
+    subject = FOREIGN if foreign else None
     return Record(
-        digest=push_digest(account, callback.method, callback.query, callback.body),
+        digest=push_digest(account, callback.method, callback.query, callback.body, subject),
         account=account,
         source="push",
         call=None,
-        subject=None,
+        subject=subject,
         received_at=received_at,
         deliveries=1,
         method=callback.method,

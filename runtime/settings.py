@@ -124,6 +124,11 @@ class _Account(_Table, frozen=True, kw_only=True):
         tuple[Secret, ...], Meta(description=f"a list of tokens, each {_HIDDEN_TEXT}")
     ] = ()
     callback_networks: Annotated[Networks, Meta(description=_NETWORKS)] = Networks()
+    known_networks: Annotated[Networks, Meta(description=_NETWORKS)] = Networks()
+    clock_slack_seconds: Annotated[
+        float, Meta(ge=0, le=31_536_000, description="a number of seconds")
+    ] = 3600
+    confirm_pushes: bool = False
     timezone: Zone | None = None
     poll_after_seconds: Annotated[
         float, Meta(ge=0, le=31_536_000, description="a number of seconds")
@@ -144,6 +149,8 @@ class _Account(_Table, frozen=True, kw_only=True):
 class AccountSettings(Struct, frozen=True, kw_only=True):
     """One set of credentials at one vendor; `tariffs` in the order of their first days.
 
+    Pushes from outside `known_networks` (none: from anywhere) wait to be confirmed, as do all with
+    `confirm_pushes`; a vendor's time may be off by `clock_slack_seconds`.
     `rule` and `unit` are how segments are counted: as the settings say, or else the gateway.
     """
 
@@ -151,6 +158,9 @@ class AccountSettings(Struct, frozen=True, kw_only=True):
     gateway: Gateway
     callback_tokens: tuple[Secret, ...]
     callback_networks: Networks
+    known_networks: Networks
+    clock_slack_seconds: float
+    confirm_pushes: bool
     poll_after_seconds: float
     poll_until_hours: float
     requests_per_second: float
@@ -363,6 +373,10 @@ class _Reader:
                     f"{at}.callback_tokens[{index}]",
                     "expected letters, digits, '-', '.', '_' and '~' only: it is part of a URL",
                 )
+        if read.confirm_pushes and "query_status" not in gateway.supports:
+            raise self.wrong(
+                f"{at}.confirm_pushes", f"expected false: {gateway.vendor} cannot be asked by id"
+            )
         account = Account(
             name=name,
             gateway=gateway.name,
@@ -378,6 +392,9 @@ class _Reader:
             gateway=gateway,
             callback_tokens=read.callback_tokens,
             callback_networks=read.callback_networks,
+            known_networks=read.known_networks,
+            clock_slack_seconds=read.clock_slack_seconds,
+            confirm_pushes=read.confirm_pushes,
             poll_after_seconds=read.poll_after_seconds,
             poll_until_hours=read.poll_until_hours,
             requests_per_second=read.requests_per_second,

@@ -29,13 +29,14 @@ from gateways.events import (
     ReviewResult,
 )
 from gateways.gateway import Call
-from runtime import LeaseLost, records, sends
+from runtime import LeaseLost, records, sends, trust
 from runtime.database import DATABASE_ERRORS
 from runtime.identity import PROVISIONAL, message_id, shard_of, text_digest
 from runtime.queries import QUERIES
 from runtime.records import Record
 from runtime.sends import Outcome
 from runtime.settings import AccountSettings
+from runtime.trust import Judge
 
 log = structlog.get_logger()
 
@@ -180,7 +181,9 @@ async def settle_left_behind(
 async def join_orphans(connection: Any, shards: Sequence[int], ids: Sequence[UUID]) -> int:
     """Fold the reports that came before their messages; return how many messages changed."""
     rows = await connection.fetch(QUERIES["joinable_orphans_of"], shards, ids)
-    return await fold(connection, [(row["shard"], row["message_id"]) for row in rows])
+    folded = await fold(connection, [(row["shard"], row["message_id"]) for row in rows])
+    await trust.settle_strangers(connection, shards)
+    return folded
 
 
 async def join_left_orphans(connection: Any, limit: int = 5000) -> int:
@@ -194,14 +197,15 @@ async def fold(connection: Any, keys: Sequence[tuple[int, UUID]]) -> int:
     if not keys:
         return 0
     async with connection.transaction():
-        return await _fold_messages(connection, keys)
+        return (await _fold_messages(connection, keys))[0]
 
 
 def _understand(accounts: Mapping[str, AccountSettings], found: Sequence[Record]) -> _Understood:
     understood = _Understood()
     for record in found:
         try:
-            understood.add(_rows(record, _parse(accounts, record)))
+            parsed = _parse(accounts, record)
+            understood.add(_rows(record, parsed, trust.judge_of(accounts, record)))
         except (Malformed, Garbled) as error:
             understood.quarantine(record, str(error))
             _doubt(understood, record, str(error))
@@ -246,13 +250,13 @@ def _parse(accounts: Mapping[str, AccountSettings], record: Record) -> Parsed:
     return records.parse(record, settings.gateway, settings.account)
 
 
-def _rows(record: Record, parsed: Parsed) -> _Understood:
+def _rows(record: Record, parsed: Parsed, judge: Judge | None) -> _Understood:
     """Make rows of one record's events; raises, as parsers do, for an event that makes none."""
     understood = _Understood()
     for event in parsed.events:
         match event:
             case DeliveryReport():
-                _add_report(understood, record, event)
+                _add_report(understood, record, event, judge)
             case InboundMessage():
                 understood.add_inbound(_inbound(record, event))
             case ReviewResult():
@@ -277,17 +281,27 @@ def _rows(record: Record, parsed: Parsed) -> _Understood:
     return understood
 
 
-def _add_report(understood: _Understood, record: Record, event: DeliveryReport) -> None:
-    """Add a report under the id that it names its message by, and under each that it may have."""
+def _add_report(
+    understood: _Understood, record: Record, event: DeliveryReport, judge: Judge | None
+) -> None:
+    """Add a report under the id that it names its message by, and under each that it may have.
+
+    What it falls short of by itself is part of its fingerprint, so that the same words, said again
+    and to be trusted, are another report; so is the record of a push without a time, which is
+    judged by when it came.
+    """
     charge = event.charge
     charged = () if charge is None else tuple(getattr(charge, f) for f in charge.__struct_fields__)
+    reported = _seconds(event.reported_at)
+    doubts = None if judge is None else judge.doubts(reported)
     fingerprint = text_digest(
         record.source,
         event.status.value,
         event.vendor_code,
         event.reason,
-        _seconds(event.reported_at),
+        record.digest.hex() if reported is None and judge is not None else reported,
         *charged,
+        *(() if doubts is None else (doubts,)),
     )
     names = (event.vendor_message_id, *event.also)
     if any(name.startswith(PROVISIONAL) for name in names):
@@ -312,6 +326,8 @@ def _add_report(understood: _Understood, record: Record, event: DeliveryReport) 
             own != ids[0],
             " ".join(str(id) for id in ids if id != own) or None,
             *(charged or (None,) * 4),
+            doubts,
+            None if judge is None else judge.slack_seconds,
         )
     if event.reference is not None:
         references = understood.references.setdefault(record.account, {})
@@ -458,7 +474,12 @@ async def _fold(
     changed = 0
     async with connection.transaction():
         if keys := [*(key[:2] for key in understood.reports), *identified]:
-            changed = await _fold_messages(connection, keys)
+            changed, known = await _fold_messages(connection, keys)
+            strange = {shard for shard, _ in identified}
+            if len(known) < len(keys):
+                there = {(row["shard"], row["id"]) for row in known}
+                strange.update(key[0] for key in keys if key not in there)
+            await trust.settle_strangers(connection, sorted(strange))
         if understood.reviews:
             columns = _columns(understood.reviews)[:3]
             await connection.execute(QUERIES["lock_reviews"], *columns)
@@ -468,8 +489,10 @@ async def _fold(
     return changed
 
 
-async def _fold_messages(connection: Any, keys: Sequence[tuple[int, UUID]]) -> int:
-    """Lock and fold messages within the caller's transaction.
+async def _fold_messages(
+    connection: Any, keys: Sequence[tuple[int, UUID]]
+) -> tuple[int, Sequence[Any]]:
+    """Lock and fold messages within the caller's transaction; return how many changed, and which are known.
 
     Only those that the lock found: one registered since then is folded by its registration, and what
     was read of it here could be older than what another fold has written meanwhile.
@@ -478,10 +501,12 @@ async def _fold_messages(connection: Any, keys: Sequence[tuple[int, UUID]]) -> i
         QUERIES["lock_messages"], [shard for shard, _ in keys], [message for _, message in keys]
     )
     if not locked:
-        return 0
-    known = [row["shard"] for row in locked], [row["id"] for row in locked]
-    done = await connection.fetchrow(QUERIES["settle_messages"], *known)
+        return 0, ()
+    shards, ids = [row["shard"] for row in locked], [row["id"] for row in locked]
+    sent = [row["sent"] for row in locked]
+    done = await connection.fetchrow(QUERIES["settle_messages"], shards, ids, sent)
     if done["known_by_more"]:
-        await connection.execute(QUERIES["join_alternates"], *known)
-    settled: int = done["settled"]
-    return settled
+        await connection.execute(QUERIES["join_alternates"], shards, ids)
+    if done["doubted"]:
+        await trust.settle_suspects(connection, shards, ids, sent)
+    return done["settled"], locked

@@ -32,7 +32,7 @@ FROM (
     CROSS JOIN LATERAL (
         SELECT min(f.received_at) AS received_at
         FROM reports AS f
-        WHERE f.shard = m.shard AND f.message_id = m.id AND f.status IN ('delivered', 'failed')
+        WHERE f.shard = m.shard AND f.message_id = m.id AND f.status IN ('delivered', 'failed') AND NOT f.left_out
     ) AS r
     WHERE
         m.account = $1::text AND m.sent_at >= $4::timestamptz AND m.sent_at < $5::timestamptz

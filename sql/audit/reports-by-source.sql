@@ -18,7 +18,7 @@ FROM audit.sent_unmasked AS m
 LEFT JOIN LATERAL (
     SELECT f.source
     FROM reports AS f
-    WHERE f.shard = m.shard AND f.message_id = m.id AND f.status IN ('delivered', 'failed')
+    WHERE f.shard = m.shard AND f.message_id = m.id AND f.status IN ('delivered', 'failed') AND NOT f.left_out
     ORDER BY f.received_at, f.source
     LIMIT 1
 ) AS r ON TRUE

@@ -184,7 +184,7 @@ LIMIT $1;
 
 -- name: keep_run_reports
 -- Keeps which linked reports, and replies to sending, there are on the messages that a run disputes.
-INSERT INTO run_reports (run_id, shard, message_id, fingerprint, digest)
+INSERT INTO run_reports (run_id, shard, message_id, fingerprint, digest, reasons, state)
 WITH disputed AS (
     SELECT DISTINCT
         d.shard,
@@ -219,8 +219,12 @@ SELECT
     f.shard,
     f.message_id,
     f.fingerprint,
-    f.digest
+    f.digest,
+    s.reasons,
+    s.state
 FROM found AS f
+LEFT JOIN suspects AS s
+    ON f.shard = s.shard AND f.message_id = s.message_id AND f.fingerprint = s.fingerprint
 WHERE EXISTS (SELECT 1 FROM chain_entries AS e WHERE e.kind = 'record' AND e.key = f.digest);
 
 -- name: add_link
@@ -270,6 +274,8 @@ SELECT
     k.message_id,
     k.fingerprint,
     k.digest,
+    k.reasons,
+    k.state,
     r.status,
     r.vendor_code,
     r.reason,

@@ -164,8 +164,15 @@ SELECT
     r.billed_segments,
     r.billed_price,
     r.billed_amount,
-    r.billed_currency
+    r.billed_currency,
+    r.left_out,
+    r.message_id,
+    r.fingerprint,
+    s.reasons,
+    s.state
 FROM reports AS r
+LEFT JOIN suspects AS s
+    ON r.shard = s.shard AND r.message_id = s.message_id AND r.fingerprint = s.fingerprint
 WHERE r.shard = $1 AND r.message_id = $2
 ORDER BY r.reported_at NULLS LAST, r.status, r.fingerprint;
 
@@ -540,6 +547,7 @@ CROSS JOIN LATERAL (
     FROM reports AS r
     WHERE r.shard = o.shard AND r.message_id = o.message_id
     ORDER BY
+        r.left_out,
         r.status NOT IN ('delivered', 'failed'),
         r.reported_at NULLS LAST,
         r.status,

@@ -152,7 +152,7 @@ WITH sides AS (
         NULL,
         CASE r.source WHEN 'push' THEN 1 WHEN 'query' THEN 2 ELSE 3 END
     FROM reports AS r
-    WHERE r.account = $1 AND r.status IN ('delivered', 'failed')
+    WHERE r.account = $1 AND r.status IN ('delivered', 'failed') AND NOT r.left_out
     ORDER BY 1, 2
 ),
 
@@ -409,6 +409,7 @@ WITH charges AS (
         m.account = $1
         AND m.sent_at >= $2
         AND m.sent_at < $3
+        AND NOT r.left_out
         AND num_nonnulls(r.billed_segments, r.billed_price, r.billed_amount) > 0
     UNION ALL
     SELECT
@@ -431,6 +432,7 @@ WITH charges AS (
         r.account = $1
         AND r.orphan
         AND NOT r.alternate
+        AND NOT r.left_out
         AND num_nonnulls(r.billed_segments, r.billed_price, r.billed_amount) > 0
 ),
 
@@ -511,7 +513,7 @@ SELECT
         SELECT min(r.billed_currency)
         FROM run_lines AS l
         INNER JOIN reports AS r ON l.shard = r.shard AND l.key = r.message_id
-        WHERE r.account = $1 AND r.billed_currency <> $2
+        WHERE r.account = $1 AND NOT r.left_out AND r.billed_currency <> $2
     ) AS other_currency;
 
 -- name: texts_to_count
@@ -967,7 +969,7 @@ WITH reported AS (
         bool_or(r.source = 'query') AS polled
     FROM run_messages AS m
     INNER JOIN reports AS r ON m.shard = r.shard AND m.id = r.message_id
-    WHERE r.status IN ('delivered', 'failed')
+    WHERE r.status IN ('delivered', 'failed') AND NOT r.left_out
     GROUP BY r.shard, r.message_id
 ),
 
@@ -1054,7 +1056,8 @@ WHERE d.run_id = $1
 GROUP BY d.kind;
 
 -- name: count_unresolved
--- Counts the account's reports without a message and its callbacks that nobody understood.
+-- Counts the account's reports without a message, its callbacks that nobody understood, and its reports that
+-- wait to be confirmed.
 SELECT
     (
         SELECT count(*)
@@ -1066,7 +1069,8 @@ SELECT
             WHERE r.orphan AND NOT r.alternate AND r.account = $1
         ) AS o
     ) AS orphans,
-    (SELECT count(*) FROM quarantine AS q WHERE q.account = $1) AS quarantined;
+    (SELECT count(*) FROM quarantine AS q WHERE q.account = $1) AS quarantined,
+    (SELECT count(*) FROM suspects AS s WHERE s.account = $1 AND s.state = 'waiting') AS suspects;
 
 -- name: add_run
 -- Keeps a run: its rules, its result.

@@ -357,6 +357,7 @@ INNER JOIN reports AS r
         d.phone = r.phone
         AND r.account = $1
         AND r.orphan
+        AND NOT r.left_out
         AND coalesce(r.reported_at, r.received_at) >= d.sent_at - make_interval(secs => $3::float8)
         AND coalesce(r.reported_at, r.received_at) <= d.sent_at + make_interval(secs => $4::float8)
         AND r.received_at >= d.registered_at - make_interval(secs => $3::float8)

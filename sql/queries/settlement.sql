@@ -22,6 +22,9 @@ INSERT INTO reports (
     billed_price,
     billed_amount,
     billed_currency,
+    doubts,
+    sent_by,
+    left_out,
     orphan
 )
 SELECT
@@ -44,6 +47,9 @@ SELECT
     t.billed_price,
     t.billed_amount,
     t.billed_currency,
+    string_to_array(t.doubts, ' '),
+    coalesce(t.reported_at, t.received_at) + make_interval(secs => t.slack_seconds),
+    t.doubts IS NOT NULL,
     NOT EXISTS (
         SELECT 1
         FROM messages AS m
@@ -68,7 +74,9 @@ FROM unnest(
     $16::integer[],
     $17::numeric[],
     $18::numeric[],
-    $19::text[]
+    $19::text[],
+    $20::text[],
+    $21::float8[]
 ) AS t (
     shard,
     message_id,
@@ -88,16 +96,19 @@ FROM unnest(
     billed_segments,
     billed_price,
     billed_amount,
-    billed_currency
+    billed_currency,
+    doubts,
+    slack_seconds
 )
 ON CONFLICT (shard, message_id, fingerprint) DO NOTHING;
 
 -- name: lock_messages
 -- Locks messages in one order, so that the fold after it sees every report committed before the lock.
--- Returns those that are known: only they may be folded under it.
+-- Returns those that are known: only they may be folded under it; and when each was sent, in seconds since 1970.
 SELECT
     m.shard,
-    m.id
+    m.id,
+    date_part('epoch', m.sent_at) AS sent
 FROM messages AS m
 INNER JOIN
     (SELECT DISTINCT u.shard, u.id FROM unnest($1::integer[], $2::uuid[]) AS u (shard, id)) AS t
@@ -107,12 +118,16 @@ FOR NO KEY UPDATE OF m;
 
 -- name: settle_messages
 -- Folds all reports of the given messages into their state; run it after lock_messages, in one transaction,
--- for the messages that it returned. Only final reports decide: the earliest by the vendor's time stands
--- (without a time: last; a tie goes to 'delivered', then to the fingerprint, so that arrival order never
--- matters).
+-- for the messages that it returned. Only final reports decide: the earliest by
+-- the vendor's time stands (without a time: last; a tie goes to 'delivered', then to the fingerprint, so that
+-- arrival order never matters). A push that falls short of trust is left out; one that an answer to us
+-- contradicts stands behind the answer.
 WITH touched AS (
-    SELECT DISTINCT u.shard, u.id
-    FROM unnest($1::integer[], $2::uuid[]) AS u (shard, id)
+    SELECT
+        u.shard,
+        u.id,
+        u.sent
+    FROM unnest($1::integer[], $2::uuid[], $3::float8[]) AS u (shard, id, sent)
 ),
 
 -- Materialized and by the whole key, so that the many orphans of other messages are never looked at.
@@ -125,25 +140,52 @@ known AS MATERIALIZED (
         r.vendor_code,
         r.reason,
         r.reported_at,
+        r.source,
         r.orphan,
-        r.also
+        r.also,
+        r.left_out,
+        CASE
+            WHEN r.verdict IS NOT NULL THEN r.verdict = 'rejected'
+            ELSE r.doubts IS NOT NULL OR coalesce(t.sent > date_part('epoch', r.sent_by), FALSE)
+        END AS suspect
     FROM touched AS t
     INNER JOIN reports AS r ON t.shard = r.shard AND t.id = r.message_id
 ),
 
-folded AS (
-    SELECT DISTINCT ON (k.shard, k.message_id)
+final AS (
+    SELECT
         k.shard,
         k.message_id,
+        k.fingerprint,
         k.status,
         k.vendor_code,
         k.reason,
         k.reported_at,
-        min(k.status) OVER message <> max(k.status) OVER message AS contradicted
+        min(k.status) OVER message <> max(k.status) OVER message AS contradicted,
+        -- Never so of an answer itself.
+        coalesce(
+            k.status NOT IN (
+                min(k.status) FILTER (WHERE k.source <> 'push') OVER message,
+                max(k.status) FILTER (WHERE k.source <> 'push') OVER message
+            ),
+            FALSE
+        ) AS denied
     FROM known AS k
-    WHERE k.status IN ('delivered', 'failed')
+    WHERE k.status IN ('delivered', 'failed') AND NOT k.suspect
     WINDOW message AS (PARTITION BY k.shard, k.message_id)
-    ORDER BY k.shard, k.message_id, k.reported_at NULLS LAST, k.status, k.fingerprint
+),
+
+folded AS (
+    SELECT DISTINCT ON (f.shard, f.message_id)
+        f.shard,
+        f.message_id,
+        f.status,
+        f.vendor_code,
+        f.reason,
+        f.reported_at,
+        f.contradicted
+    FROM final AS f
+    ORDER BY f.shard, f.message_id, f.denied, f.reported_at NULLS LAST, f.status, f.fingerprint
 ),
 
 settled AS (
@@ -171,7 +213,9 @@ awaited AS (
 
 joined AS (
     UPDATE reports AS r
-    SET orphan = FALSE
+    SET
+        orphan = FALSE,
+        left_out = k.suspect
     FROM known AS k
     WHERE
         k.orphan
@@ -182,7 +226,9 @@ joined AS (
 
 SELECT
     (SELECT count(*) FROM settled) AS settled,
-    (SELECT coalesce(bool_or(k.also IS NOT NULL), FALSE) FROM known AS k) AS known_by_more;
+    (SELECT coalesce(bool_or(k.also IS NOT NULL), FALSE) FROM known AS k) AS known_by_more,
+    (SELECT coalesce(bool_or(k.suspect OR k.left_out), FALSE) FROM known AS k)
+    OR (SELECT coalesce(bool_or(f.denied), FALSE) FROM final AS f) AS doubted;
 
 -- name: join_alternates
 -- Says of reports that stand under several ids that none is an orphan, for one of the ids is a message's; run

@@ -400,6 +400,7 @@ class _State:
             "report_missing": sum(1 for message in sent if self.missing(message)),
             "orphans": 0,
             "quarantined": 0,
+            "suspects": 0,
         }
         if not case.reports:
             unresolved["accepted_is_last_known"] = sum(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 from every_call import EVERY, told
 from pretend import Answer, Box, Vendor, serving, state
@@ -19,7 +20,7 @@ from gateways.events import Balance, InboundMessage, ReviewKind, ReviewResult, R
 from gateways.gateway import Callback
 from gateways.http import open_client
 from reconciler import lease as leases
-from reconciler import ledger
+from reconciler import ledger, silence
 from reconciler.jobs import Job, jobs_of, run
 from reconciler.lease import Lease
 from reconciler.poll import Caller, callers
@@ -52,6 +53,10 @@ LEFT = {
     "sweep": "sweeps",
     "expire": "messages",
     "balance": "balances",
+    "suspects": "alarms",
+    "arrivals": "arrival_days",
+    "silence": "alarms",
+    "drift": "positions",
 }
 # What a vendor handed out once is kept by whoever read it.
 KEPT = {"records", "batches", "pulls"}
@@ -128,11 +133,20 @@ def _settings(folder: Path, url: str) -> Settings:
     return load(file, env={})
 
 
-async def _push(pool: Any, asking: dict[str, Caller], id: str, phone: str, settled: bool) -> None:
-    sms = {"id": id, "phone": phone, "status": 1, "message": "", "receiveDate": None}
+async def _push(
+    pool: Any,
+    asking: dict[str, Caller],
+    id: str,
+    phone: str,
+    settled: bool,
+    *,
+    said: str | None = None,
+    received_at: datetime = NOW,
+) -> None:
+    sms = {"id": id, "phone": phone, "status": 1, "message": "", "receiveDate": said}
     body = json.dumps({"action": "report", "sms": sms}).encode()
     callback = Callback(method="POST", query=b"", headers={}, body=body)
-    record = records.of_callback("api", callback, received_at=NOW, peer="192.0.2.1")
+    record = records.of_callback("api", callback, received_at=received_at, peer="192.0.2.1")
     async with pool.acquire() as connection:
         batch, fresh = await records.store(connection, [record], recorder="dead", now=AGO)
     if settled:
@@ -199,6 +213,30 @@ async def _something_for_every_job(pool: Any, read: Settings, asking: dict[str, 
         " AND status = 'submitting'"
     )
     await _push(pool, asking, "real", DOUBTED, settled=True)
+    # A push that nobody can believe; long enough ago for its document to be read.
+    await _register(pool, read, "api", "believed", AGO)
+    await _push(
+        pool,
+        asking,
+        "believed",
+        PHONE,
+        settled=True,
+        said="2020-01-01 00:00:00",
+        received_at=NOW - timedelta(minutes=10),
+    )
+    # Receipts that come at once, and have stopped.
+    for number in range(100):
+        await _register(pool, read, "sms", f"silent-{number}", NOW - timedelta(minutes=3))
+    model = silence.Model(
+        days=9,
+        messages=900,
+        shares=[1.0, *[0.0] * silence.LAGS],
+        most=1000.0,
+        spread={str(window): 0.01 for window in silence.WINDOWS},
+    )
+    await pool.execute(
+        "INSERT INTO arrival_curves VALUES ('sms', now(), 'push', $1)", msgspec.to_builtins(model)
+    )
 
 
 @asynccontextmanager

@@ -162,6 +162,8 @@ async def test_all_jobs_run_by_themselves(pool: Any, tmp_path: Path) -> None:
             await until(all_ran)
     rows = await pool.fetch("SELECT name, account, error FROM jobs ORDER BY name, account")
     assert [tuple(row) for row in rows if row["name"] != "balance"] == [
+        ("arrivals", "", None),
+        ("drift", "", None),
         ("give_up_dead_sends", "", None),
         ("join_orphans", "", None),
         ("link", "", None),
@@ -172,6 +174,8 @@ async def test_all_jobs_run_by_themselves(pool: Any, tmp_path: Path) -> None:
         ("resolve", "api", None),
         ("resolve", "sms", None),
         ("settle", "", None),
+        ("silence", "", None),
+        ("suspects", "", None),
     ]
     rows = await pool.fetch("SELECT vendor_message_id, status FROM messages")
     assert {tuple(row) for row in rows} == {("1", "delivered"), ("gone", "expired")}

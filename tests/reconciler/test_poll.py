@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from pretend import Answer, Vendor, local, refusal, serving, settings, state
 
-from gateways.gateway import Call, Reply
+from gateways.gateway import Call, Callback, Reply
 from gateways.http import open_client
 from reconciler import ledger, poll
 from reconciler.poll import Caller, callers, expire_by_clock, poll_reviews, poll_statuses
-from runtime import records
+from runtime import records, settlement
 from runtime.queries import QUERIES
 from runtime.settings import Settings, load
 
@@ -523,3 +523,30 @@ async def test_a_group_that_is_refused_is_unanswered_whole(pool: Any, tmp_path: 
             "query_status: 1 of 1 not answered: refused by the vendor with -16: Timestamp expires"
         ]
         assert [row["polls"] for row in await pool.fetch("SELECT polls FROM awaiting")] == [1, 1]
+
+
+async def test_a_suspect_report_has_its_message_asked_about_at_once_and_only_once(
+    pool: Any, tmp_path: Path
+) -> None:
+    async with _asking(pool, tmp_path, _pending) as (caller, vendor, read):
+        # One that waits, one that is expired, and one of which the report names another number.
+        await _register(pool, read, "1", "2", "3", ago=timedelta(minutes=1))
+        await pool.execute(
+            "DELETE FROM awaiting WHERE message_id IN (SELECT id FROM messages WHERE vendor_message_id = '2')"
+        )
+        await pool.execute("UPDATE messages SET status = 'expired' WHERE vendor_message_id = '2'")
+        found = [
+            _pushed(id, phone) for id, phone in (("1", PHONE), ("2", PHONE), ("3", "13800138001"))
+        ]
+        await settlement.settle(pool, read.accounts, found, batches=(), now=datetime.now(UTC))
+        assert (await poll_statuses(caller)).asked == 3
+        assert sorted(params["id"] for _, params in vendor.requests) == ["1", "2", "3"]
+        assert (await poll_statuses(caller)).asked == 0
+        assert await _statuses(pool) == {"1": "submitted", "2": "expired", "3": "submitted"}
+
+
+def _pushed(id: str, phone: str) -> records.Record:
+    report = {"id": id, "phone": phone, "status": 1, "receiveDate": "2030-01-01 00:00:00"}
+    body = json.dumps({"action": "report", "sms": report}).encode()
+    callback = Callback(method="POST", query=b"", headers={}, body=body)
+    return records.of_callback("api", callback, received_at=datetime.now(UTC), peer="192.0.2.1")

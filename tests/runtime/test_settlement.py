@@ -335,7 +335,7 @@ class Reporter:
             ["push"],
             [b"\0" * 32],
             [False],
-            *[[None]] * 5,
+            *[[None]] * 7,
         )
 
     async def add(self) -> None:

@@ -111,13 +111,14 @@ async def test_hot_queries_look_at_their_own_rows_only(crowded: Any) -> None:
     messages = f"ARRAY[{','.join(repr(str(row['id'])) for row in some)}]::uuid[]"
     nothing = f"array_fill(NULL::text, ARRAY[{MANY}])"
     now = f"array_fill(now(), ARRAY[{MANY}])"
+    seconds = f"array_fill(0::float8, ARRAY[{MANY}])"
     word = f"array_fill('delivered'::text, ARRAY[{MANY}])"
     print_ = f"array_fill('\\x01'::bytea, ARRAY[{MANY}])"
     report = [shards, messages, print_, word, word, word, word, word, nothing, now, now]
     source = f"array_fill('push'::text, ARRAY[{MANY}])"
     plain = [
         f"array_fill(NULL::{kind}, ARRAY[{MANY}])"
-        for kind in ("text", "integer", "numeric", "numeric", "text")
+        for kind in ("text", "integer", "numeric", "numeric", "text", "text", "float8")
     ]
     plain.insert(0, f"array_fill(FALSE, ARRAY[{MANY}])")
     page = ["NULL", "NULL", "NULL", "NULL", "NULL", "101"]
@@ -126,7 +127,9 @@ async def test_hot_queries_look_at_their_own_rows_only(crowded: Any) -> None:
         for query, arguments in {
             "add_reports": [*report, source, print_, *plain],
             "lock_messages": [shards, messages],
-            "settle_messages": [shards, messages],
+            "settle_messages": [shards, messages, seconds],
+            "settle_suspects": [shards, messages, seconds, "now()"],
+            "settle_strangers": [shards, "now()"],
             "joinable_orphans_of": [shards, messages],
             "take_up_batches": ["now()", "10", "now()"],
             "records_of_batches": ["ARRAY[1, 2, 3]"],

@@ -1,0 +1,63 @@
+"""`huizhi alarms`: what a person should know of; `huizhi arrivals`: what silence is judged by."""
+
+from typing import Any
+
+import rich_click as click
+
+from huizhi import cli_config
+from huizhi.options import OUTPUTS, account_of, one_page, output_option, show_list, with_pool
+from reconciler import alarms as kinds
+from reconciler import arrivals as learned
+from reconciler import reading
+
+_SHOWN = ("account", "kind", "since", "last_seen_at", "ended_at", "words")
+
+
+@click.command()
+@click.option("--account")
+@click.option("--kind", type=click.Choice(kinds.KINDS))
+@click.option("--ended", is_flag=True, help="Those that are over too.")
+@output_option(*OUTPUTS)
+def alarms(account: str | None, kind: str | None, ended: bool, output: str) -> int:
+    """List alarms, the newest first: silence, suspect reports, changed documents."""
+    settings = cli_config.settings()
+    if account is not None:
+        account_of(settings, account)
+    accounts = sorted(settings.accounts) if account is None else [account]
+
+    async def work(pool: Any) -> int:
+        async with pool.acquire() as connection:
+            await show_list(
+                lambda cursor: reading.alarms(
+                    connection,
+                    accounts,
+                    kind=kind,
+                    ended=ended,
+                    cursor=cursor,
+                    limit=reading.MAX_LIMIT,
+                ),
+                _SHOWN if output == "table" else reading.ALARM_COLUMNS,
+                output,
+            )
+        return 0
+
+    return with_pool(settings, "alarms", work)
+
+
+@click.command()
+@click.option("--account")
+@output_option(*OUTPUTS)
+def arrivals(account: str | None, output: str) -> int:
+    """Say how soon receipts of each account come, or that it is still being learned."""
+    settings = cli_config.settings()
+    if account is not None:
+        account_of(settings, account)
+    accounts = sorted(settings.accounts) if account is None else [account]
+
+    async def work(pool: Any) -> int:
+        async with pool.acquire() as connection:
+            items = await learned.shown(connection, accounts)
+        await show_list(one_page(items), learned.COLUMNS, output)
+        return 0
+
+    return with_pool(settings, "arrivals", work)

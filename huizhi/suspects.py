@@ -1,0 +1,130 @@
+"""`huizhi suspects`: pushed reports that could not be trusted as they were."""
+
+import getpass
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import rich_click as click
+
+from huizhi import cli_config
+from huizhi.options import OUTPUTS, account_of, output_option, show_json, show_list, with_pool
+from reconciler import reading
+from reconciler.suspects import Verdict, decide
+from runtime import Problem, trust
+
+_SHOWN = (
+    "id",
+    "account",
+    "state",
+    "reasons",
+    "vendor_message_id",
+    "phone",
+    "status",
+    "reported_at",
+    "received_at",
+    "hours_off",
+    "peer",
+    "message_status",
+)
+
+
+@click.group()
+def suspects() -> None:
+    """See pushed reports that fall short of trust, and accept or reject them."""
+
+
+@suspects.command("list")
+@click.option("--account")
+@click.option("--state", type=click.Choice(trust.STATES))
+@click.option("--reason", type=click.Choice(trust.REASONS))
+@output_option(*OUTPUTS)
+def list_(account: str | None, state: str | None, reason: str | None, output: str) -> int:
+    """List suspect reports, those found last first."""
+    settings = cli_config.settings()
+    if account is not None:
+        account_of(settings, account)
+    accounts = sorted(settings.accounts) if account is None else [account]
+
+    async def work(pool: Any) -> int:
+        async with pool.acquire() as connection:
+            await show_list(
+                lambda cursor: reading.suspects(
+                    connection,
+                    accounts,
+                    state=state,
+                    reason=reason,
+                    cursor=cursor,
+                    limit=reading.MAX_LIMIT,
+                ),
+                _SHOWN if output == "table" else reading.SUSPECT_COLUMNS,
+                output,
+            )
+        return 0
+
+    return with_pool(settings, "suspects list", work)
+
+
+def _deciding(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what both decisions take."""
+    for add in (
+        output_option("table", "json"),
+        click.option("--note", help="Why."),
+        click.option("--by", help="Who decides; else the user of this machine."),
+        click.option(
+            "--reason", type=click.Choice(trust.REASONS), help="Only what waits for that."
+        ),
+        click.option("--account", help="All that wait at this account."),
+        click.argument("id", nargs=-1),
+    ):
+        command = add(command)
+    return command
+
+
+@suspects.command("accept")
+@_deciding
+def accept(**given: Any) -> int:
+    """Accept reports, by their IDs or all that wait at an account: they count from then on."""
+    return _decide("accepted", **given)
+
+
+@suspects.command("reject")
+@_deciding
+def reject(**given: Any) -> int:
+    """Reject reports, by their IDs or all that wait at an account."""
+    return _decide("rejected", **given)
+
+
+def _decide(
+    verdict: Verdict,
+    id: tuple[str, ...],
+    account: str | None,
+    reason: str | None,
+    by: str | None,
+    note: str | None,
+    output: str,
+) -> int:
+    settings = cli_config.settings()
+    if bool(id) == (account is not None) or (id and reason):
+        raise Problem("name reports by their IDs, or give --account and perhaps --reason")
+    if account is not None:
+        account_of(settings, account)
+
+    async def work(pool: Any) -> int:
+        done = await decide(
+            pool,
+            verdict,
+            ids=id,
+            account=account,
+            reason=reason,
+            by=by or getpass.getuser(),
+            note=note,
+            now=datetime.now(UTC),
+        )
+        if output == "json":
+            show_json(done)
+        else:
+            click.echo(f"{done.changed} {verdict}, {done.unchanged} decided already")
+        return 0
+
+    return with_pool(settings, f"suspects {verdict}", work)

@@ -1,0 +1,93 @@
+"""Trust in unsigned pushes: what a report falls short of, and what becomes of it.
+
+Anybody who knows a callback address can push. A report counts at once if it names a message and its
+number, at a time that can be, from where the vendor pushes; else it is kept, shown, and left out of
+the fold until what we ask ourselves confirms it or a person accepts it (decision 18).
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from runtime import metrics
+from runtime.queries import QUERIES
+from runtime.records import FOREIGN, Record
+from runtime.settings import AccountSettings
+
+log = structlog.get_logger()
+
+# Why a report is not trusted, in the order in which reasons are shown.
+REASONS = (
+    "foreign_network",
+    "unconfirmed",
+    "in_future",
+    "number_differs",
+    "before_sending",
+    "contradicted_by_query",
+)
+STATES = ("waiting", "confirmed", "contradicted", "accepted", "rejected")
+
+
+class Judge(msgspec.Struct, frozen=True, gc=False):
+    """What is to be said against the reports of one push, whatever their messages; pure.
+
+    `latest` is the latest time that a report in it can bear, in seconds since 1970; `slack_seconds`
+    how much a time may be off; `always` what is against all of them.
+    """
+
+    latest: float
+    slack_seconds: float
+    always: str | None
+
+    def doubts(self, reported: float | None) -> str | None:
+        """Return what a report falls short of by itself, parted by blanks; None: nothing."""
+        if reported is None or reported <= self.latest:
+            return self.always
+        return "in_future" if self.always is None else f"{self.always} in_future"
+
+
+def judge_of(accounts: Mapping[str, AccountSettings], record: Record) -> Judge | None:
+    """Return who judges a record's reports: nobody, if we asked for it ourselves."""
+    if record.source != "push":
+        return None
+    settings = accounts[record.account]
+    slack = settings.clock_slack_seconds
+    always = None
+    if record.subject == FOREIGN:
+        always = "foreign_network unconfirmed" if settings.confirm_pushes else "foreign_network"
+    elif settings.confirm_pushes:
+        always = "unconfirmed"
+    return Judge(record.received_at.timestamp() + slack, slack, always)
+
+
+async def settle_suspects(
+    connection: Any, shards: Sequence[int], ids: Sequence[UUID], sent: Sequence[float]
+) -> None:
+    """Keep what became of the suspect reports of messages that were just folded, under their lock.
+
+    `sent` are the times of sending as `lock_messages` gives them.
+    """
+    _count(await connection.fetch(QUERIES["settle_suspects"], shards, ids, sent, datetime.now(UTC)))
+
+
+async def settle_strangers(connection: Any, shards: Sequence[int]) -> None:
+    """Keep as suspects what names no message, in these shards, and falls short of trust."""
+    if shards:
+        _count(await connection.fetch(QUERIES["settle_strangers"], shards, datetime.now(UTC)))
+
+
+def _count(rows: Sequence[Any]) -> None:
+    for row in rows:
+        for reason in set(row["reasons"]) - set(row["reasons_before"] or ()):
+            metrics.SUSPECT_REPORTS.labels(row["account"], reason).inc()
+        if row["reasons"] != ["unconfirmed"]:
+            log.warning(
+                "report.suspect",
+                account=row["account"],
+                reasons=row["reasons"],
+                state=row["state"],
+            )
