@@ -120,8 +120,8 @@ FOR NO KEY UPDATE OF m;
 -- Folds all reports of the given messages into their state; run it after lock_messages, in one transaction,
 -- for the messages that it returned. Only final reports decide: the earliest by
 -- the vendor's time stands (without a time: last; a tie goes to 'delivered', then to the fingerprint, so that
--- arrival order never matters). A push that falls short of trust is left out; one that an answer to us
--- contradicts stands behind the answer.
+-- arrival order never matters). A push that falls short of trust is left out; one that all
+-- answers to our questions contradict stands behind them. What a pull hands out is one report more, and no answer.
 WITH touched AS (
     SELECT
         u.shard,
@@ -162,12 +162,12 @@ final AS (
         k.reason,
         k.reported_at,
         min(k.status) OVER message <> max(k.status) OVER message AS contradicted,
-        -- Never so of an answer itself.
         coalesce(
             k.status NOT IN (
-                min(k.status) FILTER (WHERE k.source <> 'push') OVER message,
-                max(k.status) FILTER (WHERE k.source <> 'push') OVER message
-            ),
+                min(k.status) FILTER (WHERE k.source = 'query') OVER message,
+                max(k.status) FILTER (WHERE k.source = 'query') OVER message
+            )
+            AND k.source = 'push',
             FALSE
         ) AS denied
     FROM known AS k

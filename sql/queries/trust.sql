@@ -37,8 +37,10 @@ known AS MATERIALIZED (
 answered AS (
     SELECT
         k.*,
-        min(k.status) FILTER (WHERE k.final AND k.source <> 'push') OVER message AS first_answer,
-        max(k.status) FILTER (WHERE k.final AND k.source <> 'push') OVER message AS last_answer
+        min(k.status) FILTER (WHERE k.final AND k.source <> 'push') OVER message AS first_told,
+        max(k.status) FILTER (WHERE k.final AND k.source <> 'push') OVER message AS last_told,
+        min(k.status) FILTER (WHERE k.final AND k.source = 'query') OVER message AS first_answer,
+        max(k.status) FILTER (WHERE k.final AND k.source = 'query') OVER message AS last_answer
     FROM known AS k
     WINDOW message AS (PARTITION BY k.shard, k.message_id)
 ),
@@ -46,7 +48,17 @@ answered AS (
 weighed AS (
     SELECT
         a.*,
-        coalesce(a.final AND a.status NOT IN (a.first_answer, a.last_answer), FALSE) AS denied
+        -- What counts is only taken back by an answer; what waits is denied by any word that we fetched.
+        coalesce(
+            a.final
+            AND a.source = 'push'
+            AND CASE
+                WHEN a.doubtful AND a.verdict IS DISTINCT FROM 'accepted'
+                    THEN a.status NOT IN (a.first_told, a.last_told)
+                ELSE a.status NOT IN (a.first_answer, a.last_answer)
+            END,
+            FALSE
+        ) AS denied
     FROM answered AS a
 ),
 

@@ -11,16 +11,18 @@ import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from proving import World, accounts, disputed, packed, unpacked
+from proving import NOW, World, accounts, disputed, packed, record, unpacked
 
-from reconciler import canonical, evidence, verifier
+from gateways.gateway import Callback
+from reconciler import canonical, evidence, suspects, verifier
 from reconciler.match import KINDS
+from runtime import records
 
 pytestmark = pytest.mark.anyio
 
@@ -121,6 +123,46 @@ async def test_a_package_goes_on_to_a_later_head_that_was_kept_outside(
     assert verified(longer, monkeypatch, "--head", made.head)[0] == 1
     with pytest.raises(evidence.BadHead):
         await write("00" * 32)
+
+
+async def test_a_suspect_report_stands_in_a_package_with_what_was_held_against_it(
+    pool: Any, connection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(pool, connection, tmp_path, accounts())
+    at = NOW - timedelta(days=8)
+    # From an address that is not the vendor's: the bill's line is disputed all the same.
+    told = record("failed", 1, at)
+    callback = Callback(method=told.method, query=told.query, headers=told.headers, body=told.body)
+    foreign = records.of_callback(
+        "main", callback, received_at=at, peer="198.51.100.9", foreign=True
+    )
+    await world.take([foreign], at)
+    run = await disputed(world)
+    path = tmp_path / "evidence.zip"
+    await evidence.write(pool, connection, run, path, holder="test")
+    files = unpacked(path)
+    held = {
+        row["record"]: row["suspect"] for row in rows(files, "reports.ndjson") if "suspect" in row
+    }
+    # The vendor was asked, and said that it failed.
+    against = ["foreign_network", "contradicted_by_query"]
+    assert held == {foreign.digest.hex(): {"state": "contradicted", "reasons": against}}
+    code, said = verified(path, monkeypatch)
+    assert code == 0, said
+    # Decided later, it is what was linked then.
+    row = await connection.fetchrow("SELECT message_id, fingerprint FROM suspects")
+    done = await suspects.decide(
+        pool, "rejected", ids=[suspects.id_of(*row)], by="li", note=None, now=NOW
+    )
+    assert done.changed == 1
+    again = tmp_path / "again.zip"
+    await evidence.write(pool, connection, run, again, holder="test")
+    assert again.read_bytes() == path.read_bytes()
+    # That it came from elsewhere is part of what it is.
+    listed = files["records.ndjson"].replace(b'"foreign_network"', b"null")
+    assert listed != files["records.ndjson"]
+    path.write_bytes(packed(resummed({**files, "records.ndjson": listed})))
+    assert verified(path, monkeypatch)[0] == 1
 
 
 async def test_nothing_is_left_beside_a_package(made: Made) -> None:

@@ -36,6 +36,9 @@ ACCOUNTS = parse(
     gateway = "thinkapi"
     credentials = { app_code = "code" }
     confirm_pushes = true
+    [accounts.sms]
+    gateway = "thinksms"
+    credentials = { user_id = "7", account = "me", password = "hush" }
     """,
     Path("huizhi.toml"),
     {},
@@ -249,3 +252,37 @@ async def test_the_vendors_own_push_counts_though_a_stranger_pushed_the_same_byt
     assert state is not None
     assert state["status"] == "delivered"
     assert sorted(report[-1] or "counts" for report in reports) == ["confirmed", "counts"]
+
+
+async def test_what_a_pull_hands_out_takes_back_no_earlier_push_and_denies_what_waits(
+    pool: Any,
+) -> None:
+    def row(status: int, at: datetime) -> str:
+        local = at.astimezone(ZoneInfo("Asia/Shanghai"))
+        return (
+            f"<returnsms><statusbox><mobile>{PHONES[0]}</mobile><taskid>7</taskid>"
+            f"<status>{status}</status><receivetime>{local:%Y-%m-%d %H:%M:%S}</receivetime>"
+            "</statusbox></returnsms>"
+        )
+
+    def pushed(status: int, at: datetime) -> Record:
+        body = row(status, at).encode()
+        callback = Callback(method="POST", query=b"", headers={}, body=body)
+        return records.of_callback("sms", callback, received_at=CAME, peer="192.0.2.1")
+
+    sent: list[ledger.Sent | ledger.Rejected] = [
+        ledger.Sent(account="sms", vendor_message_id="7", phone=PHONES[0], sent_at=SENT)
+    ]
+    await ledger.register(pool, ACCOUNTS, sent, now=CAME)
+    minute = timedelta(minutes=1)
+    await settle(pool, [pushed(20, SENT + minute), pushed(20, SENT - timedelta(days=1))])
+    reply = Reply(call=Call.PULL_REPORTS, headers={}, body=row(10, SENT + 2 * minute).encode())
+    await settle(
+        pool, [records.of_reply("sms", reply, subject="pull", once=True, received_at=CAME)]
+    )
+    state, _ = await seen(pool, "sms", "7")
+    assert state == {"status": "failed", "code": "20", "contradicted": True, "awaited": False}
+    suspects = await pool.fetch("SELECT reasons, state FROM suspects")
+    assert [tuple(each) for each in suspects] == [
+        (["before_sending", "contradicted_by_query"], "contradicted")
+    ]
