@@ -1,7 +1,8 @@
 """A real PostgreSQL for every test that asks: one server a run, one database a test.
 
 `$TEST_DATABASE_URL` names a server to use (its role must be allowed to make databases); without it
-an embedded one is started.
+an embedded one is started. `$TEST_CITUS_URL` names the coordinator of a Citus cluster instead, as a
+superuser: there each database is made on all nodes, migrated and distributed.
 """
 
 import asyncio
@@ -18,6 +19,9 @@ from gateways.gateway import Secret
 from runtime.database import Database
 from runtime.embedded import running
 from runtime.migrate import migrate
+from runtime.queries import SQL
+
+CITUS = os.environ.get("TEST_CITUS_URL")
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +32,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The DSN of a server on which databases can be made."""
-    if given := os.environ.get("TEST_DATABASE_URL"):
+    if given := CITUS or os.environ.get("TEST_DATABASE_URL"):
         yield given
         return
     # Without fsync: a killed process loses nothing by that, only a machine that loses power does.
@@ -55,9 +59,15 @@ def template(postgres: str) -> Iterator[str]:
 def database(postgres: str, template: str) -> Iterator[Database]:
     """A migrated database of the test's own."""
     name = f"huizhi_test_{uuid.uuid4().hex[:12]}"
-    asyncio.run(_execute(postgres, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    if CITUS:
+        asyncio.run(_distributed(postgres, name))
+    else:
+        asyncio.run(_execute(postgres, f"CREATE DATABASE {name} TEMPLATE {template}"))
     yield _database(postgres, name)
-    asyncio.run(_execute(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
+    if CITUS:
+        asyncio.run(_everywhere(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
+    else:
+        asyncio.run(_execute(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture
@@ -99,3 +109,48 @@ async def _execute(dsn: str, statement: str) -> None:
         await connection.execute(statement)
     finally:
         await connection.close()
+
+
+async def _nodes(dsn: str) -> list[tuple[str, int]]:
+    """The workers of a cluster."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        rows = await connection.fetch(
+            "SELECT nodename, nodeport FROM pg_dist_node WHERE groupid > 0 ORDER BY nodeid"
+        )
+        return [(row["nodename"], row["nodeport"]) for row in rows]
+    finally:
+        await connection.close()
+
+
+def _at(dsn: str, host: str, port: int, name: str | None = None) -> str:
+    parts = urlsplit(dsn)
+    user = parts.netloc.rpartition("@")[0]
+    return f"{parts.scheme}://{user}@{host}:{port}/{name or parts.path[1:]}"
+
+
+async def _everywhere(dsn: str, statement: str) -> None:
+    """Run a statement on every node: Citus makes and drops no databases."""
+    for node in await _nodes(dsn):
+        await _execute(_at(dsn, *node), statement)
+    await _execute(dsn, statement)
+
+
+async def _distributed(dsn: str, name: str) -> None:
+    """Make a database on all nodes, migrated and distributed."""
+    nodes = await _nodes(dsn)
+    await _everywhere(dsn, f"CREATE DATABASE {name}")
+    for node in nodes:
+        await _execute(_at(dsn, *node, name), "CREATE EXTENSION citus")
+    async with _database(dsn, name).connection() as connection:
+        await migrate(connection)
+        await connection.execute("CREATE EXTENSION citus")
+        host, port = urlsplit(dsn).hostname, urlsplit(dsn).port
+        await connection.execute(f"SELECT citus_set_coordinator_host('{host}', {port})")
+        for host, port in nodes:
+            await connection.execute(f"SELECT citus_add_node('{host}', {port})")
+        await connection.execute("SET citus.shard_count = 4")  # the fewer, the quicker made
+        # One transaction each, as psql does it.
+        text = (SQL / "citus" / "distribute.sql").read_text("utf-8")
+        for statement in text.rstrip().removesuffix(";").split(";\n"):
+            await connection.execute(statement)

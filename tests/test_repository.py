@@ -361,15 +361,6 @@ def test_sql_folder_holds_only_sql() -> None:
     assert {path.suffix for path in kept} == {".sql"}
 
 
-def test_every_large_table_has_its_distribution_column_in_every_unique_key() -> None:
-    schema = _text("sql/migrations/0001_foundation.sql")
-    for table, body in re.findall(r"^CREATE TABLE (\w+) \((.*?)^\)", schema, re.M | re.S):
-        keys = re.findall(r"(?:PRIMARY KEY|UNIQUE) \(([^)]*)\)", body)
-        assert keys, table
-        if re.search(r"^    shard integer NOT NULL", body, re.MULTILINE):
-            assert all("shard" in key.split(", ") for key in keys), table
-
-
 # --- what must not stand anywhere ---------------------------------------------------------------------
 
 
