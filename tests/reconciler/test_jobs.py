@@ -139,6 +139,48 @@ async def test_without_a_database_a_job_fails_and_waits(database: Database) -> N
     assert job.failures_in_row == 1
 
 
+async def test_replicas_run_a_job_no_oftener_than_one_would(pool: Any, tmp_path: Path) -> None:
+    ran: list[str] = []
+    outcomes = {"one": Done(), "two": Done()}
+
+    def job(process: str) -> Job:
+        async def work(_: Lease) -> Done:
+            ran.append(process)
+            return outcomes[process]
+
+        return Job(name="shared", account="sms", every_seconds=3600, work=work)
+
+    read = settings(tmp_path, "http://127.0.0.1:1")
+    one, two = Jobs(read, pool, {}), Jobs(read, pool, {})
+    mine, theirs = job("one"), job("two")
+    # A process that has just started does everything once.
+    await one._run(mine)
+    await two._run(theirs)
+    assert ran == ["one", "two"]
+    # From then on it does what nobody has done.
+    await one._run(mine)
+    assert ran == ["one", "two"]
+    assert 3590 < mine.not_before - time.monotonic() <= 3600
+    await pool.execute("UPDATE jobs SET started_at = now() - interval '1 hour'")
+    outcomes["one"] = Done(failures=["it is down"])
+    await one._run(mine)
+    assert ran == ["one", "two", "one"]
+    # A failure is everybody's: so is the pause after it, which grows with each.
+    await pool.execute("UPDATE jobs SET started_at = now() - interval '1 hour'")
+    await two._run(theirs)
+    assert ran == ["one", "two", "one"]
+    assert 100 < theirs.not_before - time.monotonic() <= 120
+    outcomes["two"] = Done(failures=["it is down"])
+    await pool.execute("UPDATE jobs SET again_at = now()")
+    await two._run(theirs)
+    assert ran == ["one", "two", "one", "two"]
+    assert theirs.failures_in_row == 2
+    # One that nobody finished is due.
+    await pool.execute("UPDATE jobs SET finished_at = NULL")
+    await one._run(mine)
+    assert ran == ["one", "two", "one", "two", "one"]
+
+
 @asynccontextmanager
 async def _jobs(read: Settings, pool: Any) -> AsyncIterator[Jobs]:
     async with open_client() as http:
