@@ -12,11 +12,14 @@ import struct
 import termios
 from collections.abc import Sequence
 
+import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from runtime.sockets import turn_away
+
+log = structlog.get_logger()
 
 DRAIN_SECONDS = 15
 # Time for a handshake under way to end, and less than the second after which a client that was turned
@@ -39,6 +42,12 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.server_state: _State = _State()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then listen; says so, for on a shared port nobody else can tell."""
+        await super().startup(sockets)
+        for bound in sockets or ():
+            log.info("server.listening", port=bound.getsockname()[1])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop as the module says; returns when the application has ended."""
