@@ -27,7 +27,7 @@ DRAIN_SECONDS = 15
 HANDSHAKE_SECONDS = 0.5
 # A client that is at work sends its next request by then; one that is idle longer has its connection
 # closed between two requests.
-LINGER_SECONDS = 3.0
+LINGER_SECONDS = 5.0
 
 
 class _State(ServerState):

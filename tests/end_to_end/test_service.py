@@ -392,7 +392,7 @@ def test_reconciler_that_is_stopped_answers_first_and_gives_up_its_leases(
             assert (told.status_code, told.headers.get("connection")) == (200, None)
             until(lambda: query(dsn, f"SELECT 1 FROM leases WHERE holder LIKE '%:{child}'"))
             service.process.send_signal(signal.SIGTERM)
-            time.sleep(1)  # for the signal to be heard
+            until(lambda: not listening(service.port))
             told = client.get(service.api + "/v1/messages", params={"account": "think"})
             assert (told.status_code, told.headers.get("connection")) == (200, "close")
             with pytest.raises(httpx.ConnectError):
