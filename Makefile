@@ -25,7 +25,7 @@ PINNED := $(PIP) install --require-hashes
 SQUAWK := --pg-version=15.0 --assume-in-transaction \
 	--exclude=prefer-robust-stmts,require-lock-timeout,require-statement-timeout,prefer-bigint-over-int
 
-.PHONY: help install demo test serve check bench fmt lock clean
+.PHONY: help install demo test serve check torture bench fmt lock clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -41,14 +41,20 @@ test: $(VENV)/.test ## run all tests on a PostgreSQL that they start themselves 
 serve: install ## run the service with huizhi.toml from this folder
 	$(BIN)/huizhi serve
 
+# Faults are drawn from SEED, by default a new one, which is printed. Full disks are small file systems in
+# memory where one may mount (root); elsewhere processes are limited instead.
+torture: $(VENV)/.test ## kill, stop, starve and cut off everything under load for ROUNDS=20 (SEED=..., FIRST=...)
+	$(BIN)/python -m torture --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed '$(SEED)') $(if $(FIRST),--first $(FIRST)) $(ARGS)
+
 # Ends with the tests, so that their summary is the last thing on the screen.
-check: $(VENV)/.check ## lint, types, import contracts, SQL checks, then the tests: what CI runs
+check: $(VENV)/.check ## lint, types, import contracts, SQL checks, 20 rounds of torture, then the tests: what CI runs
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 	$(BIN)/squawk $(SQUAWK) sql/migrations/*.sql
+	$(MAKE) torture ROUNDS=20
 	$(MAKE) test
 
 bench: $(VENV)/.bench ## print the benchmarks (ARGS=... for them)
