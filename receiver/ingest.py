@@ -409,16 +409,24 @@ class Ingest:
             try:
                 count = await self._drain(segment)
             except _AWAY as error:
-                log.warning("spool.draining_postponed", error=type(error).__name__)
-                return False
+                # A complaint that no outage explains, of a server that takes other things, is about
+                # this segment: those behind it, and all that comes, must not wait with it.
+                if isinstance(error, DATABASE_ERRORS) or not await self.probe():
+                    log.warning("spool.draining_postponed", error=type(error).__name__)
+                    return False
+                self._put_off_now(segment)
             except _PutOff:
-                log.exception("spool.segment_put_off", segment=segment.path.name)
-                self._put_off[segment.path.name] = time.monotonic() + PUT_OFF_SECONDS
-                continue
-            log.info("spool.drained", segment=segment.path.name, records=count)
-            self._back()
-            await self.measure()
+                self._put_off_now(segment)
+            else:
+                log.info("spool.drained", segment=segment.path.name, records=count)
+                self._back()
+                await self.measure()
         return True
+
+    def _put_off_now(self, segment: Segment) -> None:
+        """Leave a segment alone for a while; call it while its exception is handled."""
+        log.exception("spool.segment_put_off", segment=segment.path.name)
+        self._put_off[segment.path.name] = time.monotonic() + PUT_OFF_SECONDS
 
     def _back(self) -> None:
         if self._away:

@@ -233,6 +233,36 @@ async def test_record_that_no_database_takes_is_set_aside_and_the_others_get_thr
     assert metrics.SPOOL_SET_ASIDE._value.get() == aside + 1
 
 
+async def test_segment_that_a_well_server_refuses_holds_up_nothing(
+    pool: Any, taking: Taking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "PUT_OFF_SECONDS", 0.3)
+    # As of a damaged index: the server's own fault, met by this record each time.
+    await pool.execute(
+        "CREATE FUNCTION damaged() RETURNS trigger LANGUAGE plpgsql AS $$"
+        " BEGIN RAISE 'damaged' USING ERRCODE = 'XX001'; END $$;"
+        "CREATE TRIGGER damaged BEFORE INSERT ON records FOR EACH ROW"
+        " WHEN (position('poison' IN encode(new.body, 'escape')) > 0) EXECUTE FUNCTION damaged()"
+    )
+    async with taking(pool) as taken:
+        assert await taken.store(push(report("poison"))) is None
+        assert await taken.store(push(report("beside"))) is None
+
+        async def the_others_are_there() -> bool:
+            return await count(pool, "records") == 1 and not taken.away
+
+        await until(the_others_are_there)
+        assert await taken.store(push(report("after"))) is True
+        assert (await taken.measure()).records == 1
+        await pool.execute("DROP TRIGGER damaged ON records")
+
+        async def drained() -> bool:
+            return not (await taken.measure()).bytes
+
+        await until(drained)
+    assert await count(pool, "records") == 3
+
+
 async def test_segment_that_cannot_be_removed_is_put_off_and_holds_up_nothing(
     pool: Any, taking: Taking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
