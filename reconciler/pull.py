@@ -124,12 +124,11 @@ async def _read(
         on=DATABASE_ERRORS, attempts=attempts, timeout=patience
     ):
         with attempt:
-            stored = await _store(caller, page, reply.body)
+            stored = await _store(caller, page, reply.body, handed_out_from=now)
     assert stored is not None
     file.unlink(missing_ok=True)
     if state == "lost":
         caller.count(call, failure)
-        _mourn(caller.name, call, pull_id, now)
         done.lost += 1
     return await _understand(caller.under(lease), page, stored, done)
 
@@ -140,8 +139,8 @@ class _Stored(msgspec.Struct, frozen=True):
     fresh: list[Record]
 
 
-async def _store(caller: Caller, page: Page, body: bytes) -> _Stored:
-    """Record a page; durable on return, idempotent."""
+async def _store(caller: Caller, page: Page, body: bytes, *, handed_out_from: datetime) -> _Stored:
+    """Record a page, and count and tell it if it is lost; durable on return, idempotent."""
     reply = Reply(call=page.call, headers=page.headers, body=body)
     record = records.of_reply(
         page.account, reply, subject=str(page.pull), once=True, received_at=page.received_at
@@ -152,6 +151,8 @@ async def _store(caller: Caller, page: Page, body: bytes) -> _Stored:
             connection, [record], recorder=caller.recorder, now=datetime.now(UTC)
         )
         await _finish(connection, page.pull, page.state, record.digest, page.error)
+        if page.state == "lost":
+            _mourn(caller.name, page.call, page.pull, handed_out_from)
     return _Stored(record, batch, fresh)
 
 
@@ -194,22 +195,22 @@ async def _take_up(caller: Caller, call: Call, lease: Lease, folder: Path, done:
         log.warning("page.taken_up", account=caller.name, call=call.value, pull=str(page.pull))
         if len(body) < page.size:
             page = msgspec.structs.replace(page, state="lost", error="the page's file is torn")
-        stored = await _store(caller, page, body)
+        stored = await _store(caller, page, body, handed_out_from=page.received_at)
         file.unlink(missing_ok=True)
-        if page.state == "lost":
-            _mourn(caller.name, call, page.pull, page.received_at)
-            done.lost += 1
+        done.lost += page.state == "lost"
         found = Done()
         await _understand(caller.under(lease), page, stored, found)
         # What was wrong then is no reason not to read on now.
         found.failures.clear()
         found.refused = False
         done.add(found)
-    for row in await lease.pool.fetch(
-        QUERIES["lose_pulls"], caller.name, call, lease.token, datetime.now(UTC)
-    ):
-        _mourn(caller.name, call, row["id"], row["intended_at"])
-        done.lost += 1
+    async with lease.pool.acquire() as connection, connection.transaction():
+        lost = await connection.fetch(
+            QUERIES["lose_pulls"], caller.name, call, lease.token, datetime.now(UTC)
+        )
+        for row in lost:
+            _mourn(caller.name, call, row["id"], row["intended_at"])
+    done.lost += len(lost)
 
 
 async def _finish(
@@ -221,7 +222,10 @@ async def _finish(
 
 
 def _mourn(account: str, call: Call, pull_id: UUID, intended_at: datetime) -> None:
-    """Tell people which reports may be gone: those that the vendor handed out in this window."""
+    """Tell people which reports may be gone: those that the vendor handed out in this window.
+
+    Call it before that is committed: who dies in between is followed by one who tells it again.
+    """
     metrics.LOST_PAGES.labels(account).inc()
     log.error(
         "page.lost",

@@ -198,6 +198,35 @@ def _die_at(step: str, patched: pytest.MonkeyPatch, caller: Caller) -> None:
         patched.setattr(Caller, "settle", die)
 
 
+@pytest.mark.parametrize("step", ["intend", "torn"])
+async def test_whoever_dies_before_a_lost_page_was_told_leaves_that_to_the_next(
+    pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    counted = pulling.metrics.LOST_PAGES.labels("sms")._value.get
+    before = counted()
+    async with _reading(pool, tmp_path, Box(LIMIT - 1).answer) as (caller, _):
+        with monkeypatch.context() as patched:
+            _die_at("file" if step == "torn" else step, patched, caller)
+            with pytest.raises(Killed):
+                await _pull(caller, tmp_path)
+        await _hung(pool)
+        for file in (tmp_path / "pages").iterdir():
+            file.write_bytes(file.read_bytes()[:-100])
+
+        def die(*_: Any) -> None:
+            raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr(pulling, "_mourn", die)
+            with pytest.raises(Killed):
+                await _pull(caller, tmp_path)
+        await _hung(pool)
+        assert (await _pull(caller, tmp_path)).lost == 1
+        assert (await _pull(caller, tmp_path)).lost == 0
+    assert await pool.fetchval(LOST) == 1
+    assert counted() == before + 1
+
+
 async def _settle_left_behind(pool: Any, caller: Caller) -> None:
     now = datetime.now(UTC)
     while await settle_left_behind(pool, caller.accounts, recorded_before=now, now=now):
