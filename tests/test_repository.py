@@ -24,6 +24,7 @@ from reconciler.match import COVERAGE, KINDS
 from runtime import metrics, settings
 from runtime.database import Database
 from runtime.queries import QUERIES, SQL
+from torture.faults import FAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("gateways", "runtime", "receiver", "reconciler", "huizhi", "sandbox")
@@ -52,6 +53,16 @@ def test_every_metric_is_documented_and_every_documented_metric_exists() -> None
         if span.startswith("huizhi_")
     }
     assert documented == made
+
+
+def test_every_test_that_proves_a_guarantee_exists_and_every_fault_is_described() -> None:
+    spans = _in_code_spans("docs/guarantees.md")
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    named = {span for span in spans if span.startswith("test_")}
+    assert named
+    assert {name for name in named if f"def {name}(" not in tests} == set()
+    table = re.findall(r"^\| (`.*?) \|", _text("docs/guarantees.md"), re.MULTILINE)
+    assert set(re.findall(r"`([a-z-]+)`", " ".join(table))) == set(FAULTS)
 
 
 def test_every_label_of_a_metric_is_documented() -> None:

@@ -5,6 +5,7 @@ Exits 0 if nothing was violated, 1 at the first violation, with the evidence kep
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import platform
@@ -23,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 
 from runtime import logs
@@ -37,6 +39,7 @@ _SETTLED_EVERY = 10
 # After so many rounds everything begins anew, in an empty database.
 _FRESH_EVERY = 50
 _LOAD_SECONDS = (1.0, 2.0)
+_REGISTER_SECONDS = 0.4
 
 
 class Figures(msgspec.Struct):
@@ -102,6 +105,15 @@ def main() -> int:
     return 0
 
 
+async def _company(stage: Stage, ledger: Ledger) -> None:
+    """Register the messages pushed so far, again and again, as far as that goes just now."""
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            await asyncio.sleep(_REGISTER_SECONDS)
+            with contextlib.suppress(httpx.HTTPError, proof.NotRegistered):
+                await proof.register(stage, ledger)
+
+
 async def _until_told(work: Coroutine[Any, Any, None]) -> None:
     """Do `work`, unless told to end: then too nothing that was started is left behind."""
     doing = asyncio.create_task(work)
@@ -157,11 +169,13 @@ class Run:
             await stage.well()
         ledger = self._ledger = Ledger(f"r{self.number}")
         load = Load(stage.receiver_port, ledger, f"{self._seed}:{self.number}")
+        company = asyncio.create_task(_company(stage, ledger))
         try:
             await asyncio.gather(faults.inflict(stage, planned), asyncio.sleep(seconds))
             await stage.heal()
         finally:
-            await load.stop()
+            company.cancel()
+            await asyncio.gather(company, load.stop())
         recovery = await stage.well()
         found = await proof.present(stage, ledger)
         await proof.register(stage, ledger)

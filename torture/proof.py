@@ -18,6 +18,10 @@ _REGISTERED_AT_ONCE = 2000
 _JOB_SECONDS = 60.0
 
 
+class NotRegistered(Violation):
+    """Messages could not be registered now: a violation only when all is well."""
+
+
 class Found(msgspec.Struct, kw_only=True):
     """What was recorded of a round; `again` counts arrivals that are counted beyond the pushes made."""
 
@@ -61,9 +65,10 @@ async def register(stage: Stage, ledger: Ledger) -> None:
             headers={"authorization": f"Bearer {API_TOKEN}"},
             timeout=30,
         )
-        said = told.json()
-        if told.status_code >= 300 or said["rejected"]:
-            raise Violation(f"registering was answered {told.status_code} {told.text[:300]}")
+        if told.status_code >= 300:
+            raise NotRegistered(f"registering was answered {told.status_code} {told.text[:300]}")
+        if told.json()["rejected"]:
+            raise Violation(f"messages were rejected: {told.text[:300]}")
 
 
 async def settled(stage: Stage) -> None:
