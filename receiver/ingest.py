@@ -43,6 +43,8 @@ DRAIN_SECONDS = 30.0
 # How long a segment is left alone that cannot be drained for a reason of its own.
 PUT_OFF_SECONDS = 60.0
 CLOSE_SECONDS = 5.0
+# A full disk refuses hundreds of groups a second, and the log may be on it; the metric counts them all.
+COMPLAIN_SECONDS = 1.0
 # One commit at a time in each process: the next group grows meanwhile, and other processes' commits
 # keep the disk busy. A second writer made groups half as large and each callback dearer.
 WRITERS = 1
@@ -129,6 +131,7 @@ class Ingest:
         self._thread = ThreadPoolExecutor(1, "spool")
         self._away = False
         self._put_off: dict[str, float] = {}
+        self._complain_at = 0.0
         self._accounts = accounts
         self._recorder = recorder
         self._waiting: dict[bytes, _Waiting] = {}
@@ -279,10 +282,11 @@ class Ingest:
         try:
             await self._in_spool(partial(self._spool.append, found, alone=tried))
         except Exception as error:
-            if isinstance(error, SpoolFull | OSError):
-                log.error("callbacks.not_recorded", count=len(group), error=str(error) or "full")
-            else:
+            if not isinstance(error, SpoolFull | OSError):
                 log.exception("callbacks.not_recorded", count=len(group))
+            elif time.monotonic() >= self._complain_at:
+                log.error("callbacks.not_recorded", count=len(group), error=str(error) or "full")
+                self._complain_at = time.monotonic() + COMPLAIN_SECONDS
             for waiting in group:
                 for waiter in waiting.waiters:
                     waiter.refused()

@@ -38,7 +38,7 @@ class Disk:
         return "tmpfs" if self.mounted else "RLIMIT_FSIZE"
 
     def fill(self, processes: Iterable[int]) -> None:
-        """Leave no room, for `processes` if it is no disk of its own."""
+        """Leave no room, for `processes` if it is no disk of its own. Raises OSError where it cannot."""
         if self.mounted:
             # Somebody may write between the two.
             while True:
@@ -47,7 +47,7 @@ class Disk:
                 if _mount(self.folder, f"remount,size={used}"):
                     return
         for process in processes:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(ProcessLookupError):
                 hard = resource.prlimit(process, resource.RLIMIT_FSIZE)[1]
                 resource.prlimit(process, resource.RLIMIT_FSIZE, (_LIMIT_BYTES, hard))
 
