@@ -36,17 +36,19 @@ ROWS = 12
 # How many reconcilers are started at once: each takes a processor for a second or two.
 AT_ONCE = 3
 
-# What huizhi's parent runs as its child.
+# What huizhi's parent runs as its child. It leaves to the last one what others did not settle: it does
+# not know their accounts.
 WORKER = """
 import sys
 from pathlib import Path
 from gateways.gateway import Secret
-from reconciler import worker
+from reconciler import jobs, worker
 from runtime import logs, settings
 from runtime.database import Database
 from runtime.sockets import bind
 read = settings.load(Path(sys.argv[1]), {})
 logs.configure(secrets=read.secrets)
+jobs.LEFT_BEHIND_SECONDS = 3600.0
 database = Database(dsn=Secret(sys.argv[2]), name="reconciler", statement_cache=0)
 worker.run(read, database, bind("127.0.0.1", 0))
 """
