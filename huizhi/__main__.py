@@ -2,16 +2,23 @@
 
 import importlib
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import rich_click as click
 
+from huizhi import manual
+
+COMPLETION_VARIABLE = "_HUIZHI_COMPLETE"
+_HELP = ["-h", "--help"]
+
 # Name: where the command is, and what `huizhi --help` says of it.
 COMMANDS = {
     "init": ("huizhi.init:init", "Write huizhi.toml for an account at a vendor."),
     "check-config": ("huizhi.cli_config:check_config", "Check huizhi.toml, and start nothing."),
+    "completion": ("huizhi.completion:completion", "Print a shell's completion script."),
     "migrate": ("huizhi.cli_migrate:migrate", "Bring the database to this version's schema."),
     "serve": ("huizhi.serve:serve", "Run everything: receivers, reconciler, database."),
     "receiver": ("huizhi.serve:receiver", "Run the internet-facing side only."),
@@ -40,6 +47,29 @@ COMMANDS = {
     "segments": ("huizhi.segments:segments", "Explain how many segments a text is."),
     "sandbox": ("huizhi.sandbox:sandbox", "Run pretend vendors."),
     "demo": ("huizhi.demo:demo", "Play a month with faults, from sending to reconciling."),
+}
+
+# What `huizhi --help` shows together.
+THEMES = {
+    "Set up": ("init", "check-config", "completion", "migrate"),
+    "Run": ("serve", "receiver", "reconciler"),
+    "Send and receive": (
+        "send",
+        "sent",
+        "poll",
+        "replay",
+        "inbound",
+        "balance",
+        "keyword",
+        "sign",
+        "template",
+        "password",
+        "segments",
+    ),
+    "Keep watch": ("alarms", "suspects", "arrivals", "drift"),
+    "Check the bill": ("statement", "reconcile", "discrepancy", "credit", "audit"),
+    "Prove it": ("evidence", "chain"),
+    "Try it": ("sandbox", "demo"),
 }
 
 
@@ -85,6 +115,8 @@ class Commands(click.RichGroup):
         module, _, attribute = COMMANDS[name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         _accept_config(command)
+        if set(rest) & set(_HELP):
+            manual.describe(name, command)
         return name, command, rest
 
 
@@ -99,7 +131,14 @@ def _accept_config(command: click.Command) -> None:
 @click.group(
     cls=Commands,
     params=[_config_option()],
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": _HELP, "max_content_width": 100},
+)
+@click.rich_config(
+    help_config={
+        "command_groups": {
+            "huizhi": [{"name": theme, "commands": list(names)} for theme, names in THEMES.items()]
+        }
+    }
 )
 @click.version_option(package_name="huizhi", message="%(package)s %(version)s")
 def group() -> None:
@@ -108,8 +147,11 @@ def group() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit: with its own code, or with 2 and one line on stderr for a mistake."""
+    _take_colours()
     try:
-        code: Any = group.main(arguments, prog_name="huizhi", standalone_mode=False)
+        code: Any = group.main(
+            arguments, prog_name="huizhi", complete_var=COMPLETION_VARIABLE, standalone_mode=False
+        )
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:
@@ -119,6 +161,17 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _fail(str(error), 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _take_colours() -> None:
+    """Hear CLICOLOR and CLICOLOR_FORCE; NO_COLOR, which wins, and FORCE_COLOR everything below knows."""
+    environment = os.environ
+    if environment.get("NO_COLOR"):
+        return
+    if environment.get("CLICOLOR_FORCE", "0") != "0":
+        environment["FORCE_COLOR"] = "1"
+    elif environment.get("CLICOLOR") == "0":
+        environment["NO_COLOR"] = "1"
 
 
 def _explained() -> tuple[type[Exception], ...]:

@@ -14,8 +14,8 @@ _SHOWN = ("account", "kind", "since", "last_seen_at", "ended_at", "words")
 
 
 @click.command()
-@click.option("--account")
-@click.option("--kind", type=click.Choice(kinds.KINDS))
+@click.option("--account", help="Only this one's.")
+@click.option("--kind", type=click.Choice(kinds.KINDS), help="Only these.")
 @click.option("--ended", is_flag=True, help="Those that are over too.")
 @output_option(*OUTPUTS)
 def alarms(account: str | None, kind: str | None, ended: bool, output: str) -> int:
@@ -45,7 +45,7 @@ def alarms(account: str | None, kind: str | None, ended: bool, output: str) -> i
 
 
 @click.command()
-@click.option("--account")
+@click.option("--account", help="Only this one's.")
 @output_option(*OUTPUTS)
 def arrivals(account: str | None, output: str) -> int:
     """Say how soon receipts of each account come, or that it is still being learned."""

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import rich_click as click
-from rich.console import Console
 
 from gateways.errors import GatewayError
 from huizhi import cli_config
@@ -24,6 +23,7 @@ from huizhi.options import (
     with_callers,
     with_pool,
 )
+from huizhi.progress import shown
 from reconciler import auditing, balances, periods, reading
 from reconciler.poll import Caller
 from runtime import Problem
@@ -76,7 +76,7 @@ def balance(
         raise Problem("no account's vendor offers `balance`")
 
     async def work(asking: Mapping[str, Caller]) -> int:
-        with Console(stderr=True).status("Asking the vendors"):
+        with shown("Asking the vendors"):
             told = await asyncio.gather(
                 *(balances.read(asking[name]) for name in asked), return_exceptions=True
             )

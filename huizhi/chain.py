@@ -16,7 +16,12 @@ def chain() -> None:
 
 
 @chain.command("head")
-@click.option("--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+@click.option(
+    "--to",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write it there as JSON.",
+)
 @output_option("table", "json")
 def head(to: Path | None, output: str) -> int:
     """Print the newest link, to be kept outside: on paper, in a mail, with a notary.
@@ -71,8 +76,7 @@ def verify(anchored: str | None, output: str) -> int:
 
     Names what was changed, dropped or added, and the link that it shows in. Exits 0 if nothing was, else 1.
     """
-    from rich.console import Console
-
+    from huizhi.progress import shown
     from reconciler import chain as chains
 
     hash = None if anchored is None else hash_of(anchored)
@@ -81,11 +85,13 @@ def verify(anchored: str | None, output: str) -> int:
         faults = []
         async with pool.acquire() as connection:
             found = await chains.head(connection)
-            with Console(stderr=True).status("links") as status:
+            with shown("chain") as progress:
                 async for fault in chains.verify(
                     connection,
                     hash,
-                    progress=lambda height: status.update(f"{height:,} of {found.height:,} links"),
+                    progress=lambda height: progress(
+                        f"{height:,} of {found.height:,} links", height / found.height
+                    ),
                 ):
                     faults.append(fault)
                     if output == "table":

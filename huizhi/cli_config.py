@@ -28,7 +28,14 @@ def settings(*, log_level: int = logging.WARNING) -> Settings:
 
 
 @click.command()
-def check_config() -> None:
+@click.option(
+    "--output",
+    type=click.Choice(("table", "json")),
+    default="table",
+    show_default=True,
+    help="How to show it.",
+)
+def check_config(output: str) -> None:
     """Check the settings and the secrets that they name, and start nothing.
 
     Says what they mean and exits with 0, or names file, key and what was expected and exits with 2.
@@ -38,6 +45,9 @@ def check_config() -> None:
     if read.database.url is None:
         database = f"embedded, in {read.data_dir}"
     receiver, reconciler = read.receiver, read.reconciler
+    if output == "json":
+        _show_json(read)
+        return
     click.echo(f"{read.file} is in order.")
     click.echo(f"  database    {database}")
     click.echo(f"  receiver    {receiver.host}:{receiver.port}, {receiver.workers} workers")
@@ -48,6 +58,40 @@ def check_config() -> None:
             click.echo(f"  note        {name} has no callback_tokens: it takes no callbacks")
     if not read.accounts:
         click.echo("  note        there is no account: every callback gets 404")
+
+
+def _show_json(read: Settings) -> None:
+    import msgspec
+
+    told = {
+        "file": str(read.file),
+        "database": "embedded" if read.database.url is None else "given",
+        "data_dir": str(read.data_dir),
+        "receiver": {
+            "host": read.receiver.host,
+            "port": read.receiver.port,
+            "workers": read.receiver.workers,
+        },
+        "reconciler": {"host": read.reconciler.host, "port": read.reconciler.port},
+        "accounts": [
+            {
+                "account": name,
+                "gateway": account.gateway.name,
+                "takes_callbacks": bool(account.callback_tokens),
+                "tariffs": [
+                    {
+                        "from": tariff.start,
+                        "price": f"{tariff.price.normalize():f}",
+                        "currency": tariff.currency,
+                        "basis": tariff.basis,
+                    }
+                    for tariff in account.tariffs
+                ],
+            }
+            for name, account in read.accounts.items()
+        ],
+    }
+    click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
 
 
 def _tariffs(account: AccountSettings) -> str:

@@ -5,12 +5,14 @@ import asyncio
 import rich_click as click
 
 from huizhi.cli_config import settings
+from huizhi.options import output_option, show_json
 from runtime import database
 from runtime.migrate import migrate as apply
 
 
 @click.command()
-def migrate() -> None:
+@output_option("table", "json")
+def migrate(output: str) -> None:
     """Bring the database to the schema of this version; what is applied already is left alone.
 
     Safe to call from several machines at once. It never goes back.
@@ -24,6 +26,9 @@ def migrate() -> None:
                 return await apply(connection)
 
         applied = asyncio.run(run())
+    if output == "json":
+        show_json({"applied": applied})
+        return
     for name in applied:
         click.echo(f"applied {name}")
     if not applied:

@@ -26,7 +26,7 @@ def credit() -> None:
 
 @credit.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--account", required=True)
+@click.option("--account", required=True, help="As the settings name it.")
 @click.option("--sheet", help="Of a workbook with several.")
 @output_option("table", "json")
 def import_(file: Path, account: str, sheet: str | None, output: str) -> int:
@@ -84,7 +84,7 @@ def import_(file: Path, account: str, sheet: str | None, output: str) -> int:
 
 
 @credit.command("list")
-@click.option("--account")
+@click.option("--account", help="Only this account's.")
 @click.option("--number", help="Of one credit note.")
 @click.option("--unallocated", is_flag=True, help="Only what is not used up.")
 @output_option(*OUTPUTS)

@@ -55,10 +55,15 @@ def _filter_options(in_state: str) -> Callable[[Any], Any]:
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(
             (
-                click.option("--account"),
+                click.option("--account", help="Only this account's."),
                 click.option("--period", help="2026-10, or 2026-10-01..2026-10-15."),
-                click.option("--kind", type=click.Choice(match.KINDS)),
-                click.option(in_state, "in_state", type=click.Choice(cases.STATES)),
+                click.option("--kind", type=click.Choice(match.KINDS), help="Of this kind only."),
+                click.option(
+                    in_state,
+                    "in_state",
+                    type=click.Choice(cases.STATES),
+                    help="In this state only.",
+                ),
                 click.option(
                     "--min-age-days",
                     type=click.IntRange(0, 100_000),
@@ -222,7 +227,7 @@ def set_(
 
 
 @discrepancy.command("ageing")
-@click.option("--account")
+@click.option("--account", help="Only this account's.")
 @output_option(*OUTPUTS)
 def ageing(account: str | None, output: str) -> int:
     """Count discrepancies and add them up, by account, state and age in days."""

@@ -10,7 +10,7 @@ from reconciler import reading
 
 
 @click.command()
-@click.option("--account")
+@click.option("--account", help="Only this one's.")
 @click.option("--all", "every", is_flag=True, help="All that documents were seen to have.")
 @output_option(*OUTPUTS)
 def drift(account: str | None, every: bool, output: str) -> int:

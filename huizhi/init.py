@@ -15,6 +15,7 @@ import rich_click as click
 from gateways import GATEWAYS
 from gateways.gateway import Gateway
 from huizhi.cli_config import config_file
+from huizhi.options import output_option, show_json
 from runtime.settings import DEFAULT_FILE, FILE_VARIABLE, SettingsError, parse
 
 # Where a vendor's console takes the callback address, in the console's words. A vendor without an
@@ -48,6 +49,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
     help="How vendors reach the receiver; only for the address printed here.",
 )
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
+@output_option("table", "json")
 def init(
     gateway: str | None,
     account: str | None,
@@ -55,6 +57,7 @@ def init(
     credentials: tuple[str, ...],
     public_url: str,
     force: bool,
+    output: str,
 ) -> None:
     """Write huizhi.toml for one account, with fresh tokens, and say what comes next.
 
@@ -82,7 +85,19 @@ def init(
     text = _text(chosen, account, base_url, variables, token)
     parse(text, file, dict.fromkeys(variables.values(), "checked-when-it-is-set"))
     _write(file, text, force)
-    _say(file, chosen, account, variables, f"{public_url.rstrip('/')}/callbacks/{account}/{token}")
+    address = f"{public_url.rstrip('/')}/callbacks/{account}/{token}"
+    if output == "json":
+        show_json(
+            {
+                "file": str(file),
+                "account": account,
+                "gateway": chosen.name,
+                "callback_address": address,
+                "variables": variables,
+            }
+        )
+    else:
+        _say(file, chosen, account, variables, address)
 
 
 def _variables(gateway: Gateway, account: str, given: tuple[str, ...], ask: bool) -> dict[str, str]:

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Mapping
 
 import rich_click as click
-from rich.console import Console
 
 from huizhi import cli_config
 from huizhi.options import offered, output_option, say, show_json, with_callers
+from huizhi.progress import shown
 from reconciler import answers
 from reconciler.poll import Caller
 from runtime import Problem
@@ -23,7 +23,7 @@ def keyword() -> None:
 
 @keyword.command()
 @click.argument("text")
-@click.option("--account", required=True)
+@click.option("--account", required=True, help="As the settings name it.")
 @output_option("table", "json")
 def check(text: str, account: str, output: str) -> int:
     """Ask the vendor whether TEXT holds forbidden words; - reads it from standard input.
@@ -35,7 +35,7 @@ def check(text: str, account: str, output: str) -> int:
     content = _content(text)
 
     async def work(asking: Mapping[str, Caller]) -> int:
-        with Console(stderr=True).status("Asking the vendor"):
+        with shown("Asking the vendor"):
             answer = await answers.check_keyword(asking[account], content)
         if output == "json":
             show_json({"account": account, "clean": answer.positive, "words": answer.words})

@@ -8,6 +8,7 @@ import rich_click as click
 
 from huizhi import cli_config
 from huizhi.options import account_of, output_option, show_json, with_pool
+from huizhi.progress import shown
 
 
 @click.group()
@@ -34,14 +35,16 @@ def import_(file: Path, account: str | None, sheet: str | None, output: str) -> 
         account_of(settings, account)
 
     async def work(pool: Any) -> int:
-        done = await sent_files.import_file(
-            pool,
-            settings,
-            file,
-            default_account=account,
-            now=datetime.now(UTC),
-            sheet=sheet,
-        )
+        with shown(file.name) as progress:
+            done = await sent_files.import_file(
+                pool,
+                settings,
+                file,
+                default_account=account,
+                now=datetime.now(UTC),
+                sheet=sheet,
+                progress=lambda rows, share: progress(f"{rows:,} rows", share),
+            )
         if output == "json":
             show_json(done)
         else:

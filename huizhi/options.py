@@ -13,6 +13,7 @@ import rich_click as click
 
 from gateways.errors import Unsupported
 from gateways.http import open_client
+from huizhi.progress import counted, shown
 from reconciler import exports, reading
 from reconciler.cells import moment
 from reconciler.jobs import holder
@@ -109,7 +110,13 @@ def _moment(option: str, text: str | None, zone: ZoneInfo) -> datetime | None:
 
 def output_option(*shapes: str) -> Callable[[Any], Any]:
     """Add `--output`, the first of `shapes` by default."""
-    return click.option("--output", type=click.Choice(shapes), default=shapes[0], show_default=True)
+    return click.option(
+        "--output",
+        type=click.Choice(shapes),
+        default=shapes[0],
+        show_default=True,
+        help="How to show it; JSON is the API's.",
+    )
 
 
 def show_json(value: Any) -> None:
@@ -124,13 +131,19 @@ async def show_file(
     headings: Sequence[str] | None = None,
 ) -> None:
     """Write rows to standard output as a csv or xlsx file."""
-    if output == "csv":
+    if output == "csv" and sys.stdout.isatty():
         async for chunk in exports.csv_chunks(columns, rows, headings):
             sys.stdout.buffer.write(chunk)
         return
     if sys.stdout.isatty():
         raise Problem("xlsx is not for a terminal: send it to a file with > NAME.xlsx")
-    path = await exports.xlsx_file(columns, rows, headings)
+    with shown(output) as progress:
+        rows = counted(rows, progress)
+        if output == "csv":
+            async for chunk in exports.csv_chunks(columns, rows, headings):
+                sys.stdout.buffer.write(chunk)
+            return
+        path = await exports.xlsx_file(columns, rows, headings)
     for chunk in exports.file_chunks(path):
         sys.stdout.buffer.write(chunk)
 

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Mapping
 
 import rich_click as click
-from rich.console import Console
 
 from gateways.errors import Garbled, Indeterminate
 from gateways.gateway import Secret
 from huizhi import cli_config
-from huizhi.options import offered, with_callers
+from huizhi.options import offered, output_option, show_json, with_callers
+from huizhi.progress import shown
 from reconciler import answers
 from reconciler.poll import Caller
 from runtime import Problem, logs
@@ -24,11 +24,12 @@ def password() -> None:
 
 
 @password.command()
-@click.option("--account", required=True)
+@click.option("--account", required=True, help="As the settings name it.")
 @click.option(
     "--from-env", "variable", metavar="NAME", help="Take the new one from this variable; else asks."
 )
-def change(account: str, variable: str | None) -> int:
+@output_option("table", "json")
+def change(account: str, variable: str | None, output: str) -> int:
     """Give an account a new password at its vendor, which is asked for without showing it.
 
     It is kept nowhere: write it where the settings take the account's credentials from.
@@ -42,7 +43,7 @@ def change(account: str, variable: str | None) -> int:
 
     async def work(asking: Mapping[str, Caller]) -> int:
         try:
-            with Console(stderr=True).status("Asking the vendor"):
+            with shown("Asking the vendor"):
                 answer = await answers.change_password(asking[account], new)
         except (Indeterminate, Garbled) as error:
             raise Problem(f"{error}; {either}") from error
@@ -53,6 +54,9 @@ def change(account: str, variable: str | None) -> int:
             raise Problem(f"the vendor says: {answer.words}; {either}")
         if not answer.positive:
             raise Problem(f"the vendor says: {answer.words}; the old password holds")
+        if output == "json":
+            show_json({"account": account, "words": answer.words})
+            return 0
         click.echo(f"The password of {account} is changed. The vendor says: {answer.words}")
         click.echo(f"Now change {credentials}, or what they name, and start the service again:")
         click.echo("until then every call for this account is refused.")

@@ -4,10 +4,10 @@ import asyncio
 
 import msgspec
 import rich_click as click
-from rich.console import Console
 
 from huizhi.cli_config import settings
-from huizhi.options import say, show_table
+from huizhi.options import output_option, say, show_table
+from huizhi.progress import shown
 from reconciler.jobs import Summary, one_pass
 from runtime.database import connected
 
@@ -17,7 +17,7 @@ _UNASKED = 2
 
 @click.command()
 @click.option("--account", metavar="NAME", help="Only this account; else all.")
-@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@output_option("table", "json")
 def poll(account: str | None, output: str) -> int:
     """Ask the vendors once, now, for every report, review and inbound message that is missing.
 
@@ -27,10 +27,15 @@ def poll(account: str | None, output: str) -> int:
 
     async def ask() -> list[Summary]:
         async with connected(read, "poll") as pool:
-            return await one_pass(read, pool, account)
+            with shown("Asking the vendors") as progress:
+                return await one_pass(
+                    read,
+                    pool,
+                    account,
+                    progress=lambda done, all: progress(f"{done} of {all} questions", done / all),
+                )
 
-    with Console(stderr=True).status("Asking the vendors"):
-        summaries = asyncio.run(ask())
+    summaries = asyncio.run(ask())
     if output == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(summaries)))
     else:

@@ -18,10 +18,11 @@ from huizhi.options import (
     show_table,
     with_pool,
 )
+from huizhi.progress import shown
 
 
 @click.command()
-@click.option("--account", required=True)
+@click.option("--account", required=True, help="As the settings name it.")
 @click.option("--period", required=True, help="2026-10, or 2026-10-01..2026-10-15.")
 @click.option(
     "--source",
@@ -79,15 +80,17 @@ def reconcile(
 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
-            result = await match.reconcile(
-                connection,
-                chosen,
-                days,
-                now=datetime.now(UTC),
-                source=source,
-                assume=_assumptions(assume),
-                close_by=closing,
-            )
+            with shown(f"{account} {days}") as progress:
+                result = await match.reconcile(
+                    connection,
+                    chosen,
+                    days,
+                    now=datetime.now(UTC),
+                    source=source,
+                    assume=_assumptions(assume),
+                    close_by=closing,
+                    progress=progress,
+                )
             run = UUID(result["id"])
             if causes and output == "table":
                 _show_causes(result)

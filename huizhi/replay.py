@@ -7,6 +7,7 @@ import rich_click as click
 
 from huizhi import cli_config
 from huizhi.options import account_of, output_option, show_json, with_pool
+from huizhi.progress import shown
 
 
 @click.command()
@@ -22,7 +23,15 @@ def replay(account: str | None, dry_run: bool, output: str) -> int:
         account_of(settings, account)
 
     async def work(pool: Any) -> int:
-        done = await again(pool, settings.accounts, account, now=datetime.now(UTC), dry_run=dry_run)
+        with shown("replay") as progress:
+            done = await again(
+                pool,
+                settings.accounts,
+                account,
+                now=datetime.now(UTC),
+                dry_run=dry_run,
+                progress=lambda count: progress(f"{count:,} records", None),
+            )
         if output == "json":
             show_json(done)
         else:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import rich_click as click
-from rich.console import Console
 
 from gateways.errors import Garbled, Indeterminate
 from gateways.events import ReviewKind, ReviewStatus
@@ -19,6 +18,7 @@ from huizhi.options import (
     with_callers,
     with_pool,
 )
+from huizhi.progress import shown
 from reconciler import reading, reviews
 from reconciler.poll import Caller
 from runtime import Problem
@@ -60,8 +60,10 @@ def _add_commands(group: click.Group, kind: ReviewKind) -> None:
             command = click.option(
                 "--content", required=True, help="The text, its variables written ${name}."
             )(command)
-        command = click.option("--name", required=True)(command)
-        return click.option("--account", required=True)(command)
+        command = click.option(
+            "--name", required=True, help="What it is called; of a sign: the sign."
+        )(command)
+        return click.option("--account", required=True, help="As the settings name it.")(command)
 
     @group.command("add", help=f"Submit a new {kind} for review; its id is in the answer.")
     @submission
@@ -76,7 +78,7 @@ def _add_commands(group: click.Group, kind: ReviewKind) -> None:
 
     @group.command("query", help=f"Ask the vendor now about the {kind} ID, known here or not.")
     @click.argument("vendor_id", metavar="ID")
-    @click.option("--account", required=True)
+    @click.option("--account", required=True, help="As the settings name it.")
     @output_option("table", "json")
     def query(vendor_id: str, account: str, output: str) -> int:
         settings = cli_config.settings()
@@ -87,7 +89,7 @@ def _add_commands(group: click.Group, kind: ReviewKind) -> None:
 
     @group.command("delete", help=f"Delete the {kind} ID at the vendor, whatever became of it.")
     @click.argument("vendor_id", metavar="ID")
-    @click.option("--account", required=True)
+    @click.option("--account", required=True, help="As the settings name it.")
     @output_option("table", "json")
     def delete(vendor_id: str, account: str, output: str) -> int:
         settings = cli_config.settings()
@@ -106,7 +108,11 @@ def _add_commands(group: click.Group, kind: ReviewKind) -> None:
         "list", help=f"List the {kind}s known here, with the vendor's last word on each."
     )
     @click.option("--account", help="Only this account; else all.")
-    @click.option("--status", type=click.Choice([status.value for status in ReviewStatus]))
+    @click.option(
+        "--status",
+        type=click.Choice([status.value for status in ReviewStatus]),
+        help="Only those that stand so.",
+    )
     @output_option(*OUTPUTS)
     def list_(account: str | None, status: str | None, output: str) -> int:
         settings = cli_config.settings()
@@ -183,7 +189,7 @@ def _ask(
     """Show what `work` brings of the vendor."""
 
     async def asked(asking: Mapping[str, Caller]) -> int:
-        with Console(stderr=True).status("Asking the vendor"):
+        with shown("Asking the vendor"):
             row = await work(asking[account])
         if output == "json":
             show_json(row)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 import rich_click as click
-from rich.console import Console
 
 from gateways.gateway import Call
 from huizhi import cli_config
 from huizhi.options import offered, output_option, show_json, show_table, with_callers
+from huizhi.progress import shown
 from reconciler import sending
 from reconciler.poll import Caller
 from runtime import Problem
@@ -21,7 +21,7 @@ _COLUMNS = ("phone", "status", "vendor_message_id", "segments", "vendor_code", "
 
 
 @click.command()
-@click.option("--account", required=True)
+@click.option("--account", required=True, help="As the settings name it.")
 @click.option("--phone", "phones", multiple=True, help="A number; give it as often as needed.")
 @click.option(
     "--phones",
@@ -81,7 +81,7 @@ def send(
     )
 
     async def work(asking: Mapping[str, Caller]) -> int:
-        with Console(stderr=True).status("Sending"):
+        with shown("Sending"):
             try:
                 done = await sending.send(asking[account], request, key, now=datetime.now(UTC))
             except sending.NothingSent as error:

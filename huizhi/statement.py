@@ -1,15 +1,12 @@
 """`huizhi statement`: vendors' bills."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 from msgspec import structs
-from rich.markup import escape
 
 from huizhi import cli_config
 from huizhi.options import (
@@ -21,6 +18,7 @@ from huizhi.options import (
     show_table,
     with_pool,
 )
+from huizhi.progress import shown
 
 COLUMNS = (
     "id",
@@ -43,9 +41,15 @@ def statement() -> None:
 
 @statement.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--account", required=True)
+@click.option("--account", required=True, help="As the settings name it.")
 @click.option("--period", required=True, help="2026-10, or 2026-10-01..2026-10-15.")
-@click.option("--format", "format_name", default="generic", show_default=True)
+@click.option(
+    "--format",
+    "format_name",
+    default="generic",
+    show_default=True,
+    help="generic, or one that the settings declare.",
+)
 @click.option("--sheet", help="Of a workbook with several.")
 @click.option("--expect-lines", type=click.IntRange(min=0), help="Refuse a file with others.")
 @click.option("--expect-segments", type=click.IntRange(min=0), help="Refuse another sum.")
@@ -81,7 +85,7 @@ def import_(
     except ValueError as error:
         raise Problem(str(error)) from None
     if preview:
-        with _progress(file.name) as progress:
+        with shown(file.name) as progress:
             seen = asyncio.run(
                 statements.preview(
                     chosen,
@@ -90,7 +94,7 @@ def import_(
                     format_name=format_name,
                     layout=layout,
                     expect=expect,
-                    progress=progress,
+                    progress=lambda lines, share: progress(f"{lines:,} lines", share),
                 )
             )
         if output == "json":
@@ -101,7 +105,7 @@ def import_(
 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
-            with _progress(file.name) as progress:
+            with shown(file.name) as progress:
                 done = await statements.import_file(
                     connection,
                     chosen,
@@ -112,7 +116,7 @@ def import_(
                     layout=layout,
                     now=datetime.now(UTC),
                     expect=expect,
-                    progress=progress,
+                    progress=lambda lines, share: progress(f"{lines:,} lines", share),
                 )
         amount = None if done.amount is None else match.money(done.amount)
         if output == "json":
@@ -141,27 +145,6 @@ def import_(
 def _added_up(lines: int, segments: int, amount: str | None) -> str:
     said = f"{lines} lines, {segments} segments"
     return f"{said}, amount {amount}" if amount is not None else f"{said}, no amounts"
-
-
-@contextmanager
-def _progress(file: str) -> Iterator[Callable[[int, float], None]]:
-    """Show on a terminal how far the reading of a file has come."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[lines]:,} lines"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    ) as progress:
-        task = progress.add_task(escape(file), total=1.0, lines=0)
-        yield lambda lines, share: progress.update(task, completed=share, lines=lines)
 
 
 def _show_preview(seen: Any) -> None:
@@ -193,7 +176,7 @@ def _show_preview(seen: Any) -> None:
 
 
 @statement.command("list")
-@click.option("--account")
+@click.option("--account", help="Only this account's.")
 @output_option(*OUTPUTS)
 def list_(account: str | None, output: str) -> int:
     """List imported statements, the newest first."""

@@ -1,6 +1,5 @@
 """`huizhi suspects`: pushed reports that could not be trusted as they were."""
 
-import getpass
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -8,7 +7,15 @@ from typing import Any
 import rich_click as click
 
 from huizhi import cli_config
-from huizhi.options import OUTPUTS, account_of, output_option, show_json, show_list, with_pool
+from huizhi.options import (
+    OUTPUTS,
+    account_of,
+    login,
+    output_option,
+    show_json,
+    show_list,
+    with_pool,
+)
 from reconciler import reading
 from reconciler.suspects import Verdict, decide
 from runtime import Problem, trust
@@ -35,9 +42,9 @@ def suspects() -> None:
 
 
 @suspects.command("list")
-@click.option("--account")
-@click.option("--state", type=click.Choice(trust.STATES))
-@click.option("--reason", type=click.Choice(trust.REASONS))
+@click.option("--account", help="Only this one's.")
+@click.option("--state", type=click.Choice(trust.STATES), help="Only what is so.")
+@click.option("--reason", type=click.Choice(trust.REASONS), help="Only for that.")
 @output_option(*OUTPUTS)
 def list_(account: str | None, state: str | None, reason: str | None, output: str) -> int:
     """List suspect reports, those found last first."""
@@ -117,7 +124,7 @@ def _decide(
             ids=id,
             account=account,
             reason=reason,
-            by=by or getpass.getuser(),
+            by=by or login(),
             note=note,
             now=datetime.now(UTC),
         )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -465,10 +466,12 @@ async def one_pass(
     account: str | None = None,
     *,
     patience_seconds: float = PATIENCE_SECONDS,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> list[Summary]:
     """Ask all vendors, or one account's, once for everything, whatever the back-off.
 
-    What another process does for longer than `patience_seconds` is skipped. Raises `Problem` for an
+    What another process does for longer than `patience_seconds` is skipped. `progress` is told how
+    many of how many questions are done. Raises `Problem` for an
     account that settings do not have, and one of `DATABASE_ERRORS`.
     """
     if account is not None and account not in settings.accounts:
@@ -480,11 +483,14 @@ async def one_pass(
     await give_up_dead_sends(settings, pool)
     async with open_client() as http:
         asking = callers(settings, pool, http, recorder=holder())
+        folder = pages(settings)
+        asked = [caller for name, caller in asking.items() if account in (None, name)]
+        every = sum(len(_works(caller, folder, all_now=True)) for caller in asked)
+        done = count(1)
         ended = await asyncio.gather(
             *(
-                _pass_at(caller, pages(settings), patience_seconds)
-                for name, caller in asking.items()
-                if account in (None, name)
+                _pass_at(caller, folder, patience_seconds, lambda: progress(next(done), every))
+                for caller in asked
             ),
             return_exceptions=True,
         )
@@ -496,7 +502,9 @@ async def one_pass(
     return summaries
 
 
-async def _pass_at(caller: Caller, folder: Path, patience_seconds: float) -> Summary:
+async def _pass_at(
+    caller: Caller, folder: Path, patience_seconds: float, step: Callable[[], None]
+) -> Summary:
     summary = Summary(account=caller.name)
     for name, _, work in _works(caller, folder, all_now=True):
         lease_name = f"{name}:{caller.name}"
@@ -505,9 +513,10 @@ async def _pass_at(caller: Caller, folder: Path, patience_seconds: float) -> Sum
         ) as lease:
             if lease is None:
                 summary.skipped.append(name)
-                continue
-            try:
-                summary.add(await lease.guard(work(lease)))
-            except LeaseLost as error:
-                summary.failures.append(str(error))
+            else:
+                try:
+                    summary.add(await lease.guard(work(lease)))
+                except LeaseLost as error:
+                    summary.failures.append(str(error))
+        step()
     return summary

@@ -5,7 +5,7 @@ module brings the rules to it (period, tariffs, the clock) and makes the result 
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal
@@ -80,6 +80,7 @@ async def reconcile(
     source: Source = "statement",
     assume: Mapping[str, str] | None = None,
     close_by: str | None = None,
+    progress: Callable[[str, float], None] = lambda _stage, _share: None,
 ) -> dict[str, Any]:
     """Reconcile the account's bill of `period`; keep the run; return its result.
 
@@ -89,7 +90,8 @@ async def reconcile(
 
     Of a closed period the run is an adjustment. With `close_by`, a person's name, the run closes
     the period. With `assume` it goes by other rules than the settings', and is kept apart. The
-    period's cases are brought up to the run, unless it assumes something.
+    period's cases are brought up to the run, unless it assumes something. `progress` is told each
+    stage as it begins, and the share of all that is behind it.
 
     Raises `Impossible` without a bill, a tariff for a day that needs one, or one currency, or if an
     assumption is unknown; and `Closed` if the period cannot be closed.
@@ -102,7 +104,7 @@ async def reconcile(
             settings, assumptions = assumptions_of(settings, assume)
         except ValueError as error:
             raise Impossible(str(error)) from None
-    run = _Run(uuid4(), settings, period, now, source, assumptions, close_by)
+    run = _Run(uuid4(), settings, period, now, source, assumptions, close_by, progress)
     while True:
         try:
             async with connection.transaction(isolation="repeatable_read"):
@@ -112,6 +114,7 @@ async def reconcile(
             # Another run of the period was under way when this began: it must see what that left.
             continue
     if not assumptions:
+        progress("following cases", 0.95)
         # By itself: in the run's one snapshot a person who decides meanwhile would break the run off.
         await cases.follow(
             connection,
@@ -192,6 +195,7 @@ class _Run:
     source: Source
     assumptions: dict[str, str]
     close_by: str | None
+    progress: Callable[[str, float], None]
 
     async def make(self, connection: Any) -> dict[str, Any]:
         settings, period = self.settings, self.period
@@ -206,15 +210,18 @@ class _Run:
         currency = currency_in(settings, period)
         starts, ends = period.bounds(settings.account.zone)
         statement = await self._take(connection, currency)
+        self.progress("segments", 0.8)
         await connection.execute(QUERIES["analyze_run"])
         if self.assumptions.keys() & _RECOUNTED:
             await causes.recount(connection, settings)
         await causes.explain_segments(connection, settings)
+        self.progress("discrepancies", 0.85)
         prices = [tariff.price for tariff in settings.tariffs if tariff.currency == currency]
         await connection.execute(
             QUERIES["add_discrepancies"], self.id, account, starts, ends, prices
         )
         result = await _result(connection, self.id, settings, period, currency, self.source)
+        self.progress("keeping the run", 0.9)
         if self.assumptions:
             result["status"] = f"assumed_{result['status']}"
             result["assumed"] = self.assumptions
@@ -269,6 +276,7 @@ class _Run:
         # What reports charge, and texts counted otherwise, can make any message differ.
         all_looked_at = statement is None or bool(self.assumptions.keys() & _RECOUNTED)
         missing_before = self.now - timedelta(hours=settings.poll_until_hours)
+        self.progress("messages", 0.0)
         first_moments, _, prices, bases = tariffs
         await connection.execute(
             QUERIES["weigh"],
@@ -289,6 +297,7 @@ class _Run:
         await connection.execute(
             QUERIES["take_messages"], account, starts, ends, missing_before, *tariffs, reports
         )
+        self.progress("the bill", 0.75)
         if statement is None:
             await connection.execute(
                 QUERIES["take_charges"], account, starts, ends, *tariffs, reports

@@ -3,7 +3,7 @@
 Records are never rewritten, so a better parser is all that it takes to understand yesterday's bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -35,10 +35,12 @@ async def replay(
     *,
     now: datetime,
     dry_run: bool,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Replayed:
     """Parse quarantined records of `account` (None: of all) again, and join orphans.
 
-    Idempotent. With `dry_run` nothing is written, and `joined` stays 0.
+    Idempotent. With `dry_run` nothing is written, and `joined` stays 0. `progress` is told how many
+    quarantined records were parsed.
     """
     done = Replayed()
     last = b""
@@ -61,6 +63,7 @@ async def replay(
             some = [record for record, _ in understood]
             await settlement.settle(pool, accounts, some, batches=(), now=now)
             await pool.execute(QUERIES["release"], whole)
+        progress(done.quarantined)
     if not dry_run:
         async with pool.acquire() as connection:
             while joined := await settlement.join_left_orphans(connection):

@@ -1,8 +1,9 @@
 """The ledger from files: CSV, XLSX and NDJSON, some thousand rows at a time."""
 
 import codecs
+import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,12 @@ async def import_file(
     default_account: str | None,
     now: datetime,
     sheet: str | None = None,
+    progress: Callable[[int, float], None] = lambda _rows, _share: None,
 ) -> Imported:
     """Register the messages of a file; rows without an account are `default_account`'s.
 
-    `sheet` names the one to read of a workbook that has several.
+    `sheet` names the one to read of a workbook that has several. `progress` is told how many rows are
+    registered, and which share of the file is read.
 
     Each chunk is durable when the next begins; running it again after a crash is harmless. Raises
     `FileError` for a file that is no table, before anything is registered.
@@ -58,7 +61,7 @@ async def import_file(
     done = Imported()
     lines: list[int] = []
     chunk: list[ledger.Sent | ledger.Rejected] = []
-    for line, row in _decoded(path, settings, default_account, sheet):
+    for line, row, share in _decoded(path, settings, default_account, sheet):
         try:
             if isinstance(row, ValueError):
                 raise row
@@ -69,6 +72,7 @@ async def import_file(
         if len(chunk) == CHUNK_ROWS:
             await _register(pool, settings, chunk, lines, done, now)
             lines, chunk = [], []
+            progress(done.recorded + done.duplicates + done.rejected_count, share)
     if chunk:
         await _register(pool, settings, chunk, lines, done, now)
     return done
@@ -92,8 +96,8 @@ async def _register(
 
 def _decoded(
     path: Path, settings: Settings, default_account: str | None, sheet: str | None
-) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
-    """Yield each row's line and its values, or why it has none."""
+) -> Iterator[tuple[int, dict[str, Any] | ValueError, float]]:
+    """Yield each row's line, its values or why it has none, and the share of the file up to it."""
     defaults = {} if default_account is None else {"account": default_account}
     if path.suffix.lower() in (".ndjson", ".jsonl"):
         yield from _ndjson(path, defaults)
@@ -105,29 +109,33 @@ def _decoded(
         deque(table.rows(), maxlen=0)
         for row in table.rows():
             try:
-                yield row.line, {**defaults, **_values(row, table, settings, default_account)}
+                values = _values(row, table, settings, default_account)
+                yield row.line, {**defaults, **values}, table.share
             except ValueError as error:
-                yield row.line, error
+                yield row.line, error, table.share
 
 
 def _ndjson(
     path: Path, defaults: dict[str, str]
-) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
+) -> Iterator[tuple[int, dict[str, Any] | ValueError, float]]:
     try:
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size or 1
+            read = 0
             for line, text in enumerate(file, start=1):
+                read += len(text)
                 text = text.removeprefix(codecs.BOM_UTF8) if line == 1 else text
                 if not text.strip():
                     continue
                 try:
                     decoded = ledger.decode(text)
                 except ValueError as error:
-                    yield line, error
+                    yield line, error, read / size
                     continue
                 if isinstance(decoded, dict):
-                    yield line, {**defaults, **decoded}
+                    yield line, {**defaults, **decoded}, read / size
                 else:
-                    yield line, ValueError("is not a JSON object")
+                    yield line, ValueError("is not a JSON object"), read / size
     except OSError as error:
         raise FileError(path.name, f"cannot be read: {error.strerror}") from None
 

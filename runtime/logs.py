@@ -6,6 +6,7 @@ the last line of defence, for what libraries log and what exceptions quote.
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -81,7 +82,9 @@ def configure(
     renderer: Any = structlog.processors.JSONRenderer(ensure_ascii=False)
     if output.isatty():
         renderer = structlog.dev.ConsoleRenderer(
-            exception_formatter=structlog.dev.plain_traceback, timestamp_key="at"
+            exception_formatter=structlog.dev.plain_traceback,
+            timestamp_key="at",
+            colors=not os.environ.get("NO_COLOR"),
         )
     redaction = Redaction(secrets)
     handler = logging.StreamHandler(output)

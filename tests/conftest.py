@@ -9,11 +9,13 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from serving import Api
 
 from gateways.gateway import Secret
 from runtime.database import Database
@@ -89,6 +91,14 @@ async def pool(database: Database) -> AsyncIterator[Any]:
 async def connection(database: Database) -> AsyncIterator[Any]:
     async with database.connection() as opened:
         yield opened
+
+
+@pytest.fixture
+def served(database: Database, tmp_path: Path) -> Iterator[Api]:
+    """The reconciler's API on a port of its own."""
+    api = Api(database, tmp_path)
+    yield api
+    api.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ from huizhi.demo.cast import (
 )
 from huizhi.demo.company import Company, Own, Sent, own_requests
 from huizhi.demo.comparison import Finding, Row, Truth
-from huizhi.options import show_table
+from huizhi.options import output_option, show_json, show_table
 from reconciler import reviews
 from reconciler.poll import callers
 from runtime import Problem, logs
@@ -73,19 +73,21 @@ _TERMINATED = 128 + signal.SIGTERM
     show_default=True,
     help="Made anew each time.",
 )
-def demo(messages: int, seed: int, keep: bool, folder: Path) -> int:
+@output_option("table", "json")
+def demo(messages: int, seed: int, keep: bool, folder: Path, output: str) -> int:
     """Play a month of traffic with faults, then recover, reconcile, and say what was found.
 
     Exits 0 only if every injected fault was found, none was falsely reported, and all sums agree.
     """
     try:
-        return asyncio.run(_Demo(messages, seed, folder.absolute()).play(keep))
+        return asyncio.run(_Demo(messages, seed, folder.absolute(), output).play(keep))
     except asyncio.CancelledError:
         return _TERMINATED
 
 
 class _Demo:
-    def __init__(self, messages: int, seed: int, folder: Path) -> None:
+    def __init__(self, messages: int, seed: int, folder: Path, output: str) -> None:
+        self._json = output == "json"
         self._messages = messages
         self._folder = folder
         self._started = time.monotonic()
@@ -126,7 +128,7 @@ class _Demo:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
         self._prepare()
         month = f"{self._month:%Y-%m}"
-        click.echo(
+        self._tell(
             f"Traffic of {month} over five vendors, and some of today; everything is in"
             f" {self._folder}\n"
         )
@@ -169,7 +171,11 @@ class _Demo:
                 truth, counts = await self._quiet_truth(pool, http, forgotten)
                 rows, findings = await self._compare(pool, truth, counts, results)
                 own_rows = await self._own_rows(pool, truth)
-            self._show(results, rows, findings, own_rows, await self._balances(http))
+            balances = await self._balances(http)
+            if self._json:
+                self._show_json(results, rows, findings, own_rows, balances)
+            else:
+                self._show(results, rows, findings, own_rows, balances)
             return await self._end(counts, keep, settings)
 
     # The parties
@@ -605,35 +611,54 @@ class _Demo:
             for each in found
         ])  # fmt: skip
         _table("Sent through Huizhi today, each request made twice under its Idempotency-Key:", own)
-        _table("What else the vendors did, and what became of it:", [
-            {
-                "what": row.kind,
-                "injected": row.injected,
-                "found": row.found,
-                "falsely reported": row.false,
-                "how": row.how,
-            }
-            for row in rows
-        ])  # fmt: skip
+        _table("What else the vendors did, and what became of it:", _others(rows))
         click.echo(f"Left at the vendors: {', '.join(balances)}")
 
+    def _show_json(
+        self,
+        results: Mapping[tuple[str, str], Mapping[str, Any]],
+        rows: list[Row],
+        found: list[Finding],
+        own: list[dict[str, Any]],
+        balances: list[str],
+    ) -> None:
+        show_json(
+            {
+                "bills": [each["result"] for each in results.values()],
+                "discrepancies": [
+                    {
+                        "kind": each.kind,
+                        "injected": each.expected,
+                        "found": each.found,
+                        "falsely_reported": each.false,
+                    }
+                    for each in found
+                ],
+                "sent": _keyed(own),
+                "others": _keyed(_others(rows)),
+                "balances": balances,
+                "notes": self._notes,
+                "problems": self._problems,
+            }
+        )
+
     async def _end(self, counts: Mapping[str, int], keep: bool, settings: Settings) -> int:
-        click.echo(
+        self._tell(
             f"{counts['callbacks']} callbacks and {counts['replies']} replies recorded, "
             f"{counts['pages']} read-once pages, {counts['inbound']} inbound messages"
         )
         for note in self._notes:
-            click.echo(f"note: {note}")
+            self._tell(f"note: {note}")
         for problem in self._problems[:20]:
-            click.echo(f"problem: {problem}")
+            self._tell(f"problem: {problem}")
         verdict = (
             "Not everything was found."
             if self._problems
             else "Every injected fault was found, none falsely."
         )
-        click.echo(f"{verdict} {time.monotonic() - self._started:.0f} s in all.")
+        self._tell(f"{verdict} {time.monotonic() - self._started:.0f} s in all.")
         if keep:
-            click.echo(
+            self._tell(
                 f"\nAPI        {self._values['api']}/v1 (Bearer token: api_token in {settings.file})\n"
                 f"OpenAPI    {self._values['api']}/schema\n"
                 f"vendors    {self._values['sandbox']}\n"
@@ -645,7 +670,11 @@ class _Demo:
         return 1 if self._problems else 0
 
     def _say(self, text: str) -> None:
-        click.echo(f"{time.monotonic() - self._started:5.1f} s  {text}")
+        self._tell(f"{time.monotonic() - self._started:5.1f} s  {text}")
+
+    def _tell(self, text: str) -> None:
+        """Print for people: beside the result, where that is JSON."""
+        click.echo(text, err=self._json)
 
 
 async def _seen(pool: Any) -> dict[comparison.Key, Any]:
@@ -655,6 +684,24 @@ async def _seen(pool: Any) -> dict[comparison.Key, Any]:
         for row in await pool.fetch(QUERIES["demo_messages"])
         if not row["vendor_message_id"].startswith(PROVISIONAL)
     }
+
+
+def _others(rows: list[Row]) -> list[dict[str, Any]]:
+    return [
+        {
+            "what": row.kind,
+            "injected": row.injected,
+            "found": row.found,
+            "falsely reported": row.false,
+            "how": row.how,
+        }
+        for row in rows
+    ]
+
+
+def _keyed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows with keys for programs in place of headings."""
+    return [{name.replace(" ", "_"): value for name, value in row.items()} for row in rows]
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> None:

@@ -304,19 +304,6 @@ async def test_control_totals_and_sheet_are_options(typed: Typed, tmp_path: Path
     assert told == "2 recorded, 0 known already, 0 rejected\n"
 
 
-async def test_progress_is_shown_on_a_terminal_only(database: Database, tmp_path: Path) -> None:
-    (tmp_path / "huizhi.toml").write_text(SETTINGS, "utf-8")
-    many = "".join(f"m{number},,1,0.04\n" for number in range(3_000))
-    (tmp_path / "bill.csv").write_text(BILL + many, "utf-8")
-    asked = ("statement", "import", "bill.csv", *MONTH)
-    for shown in ({"FORCE_COLOR": "1"}, {}):
-        env = {"DATABASE_URL": database.dsn.reveal(), "COLUMNS": "200", **shown}
-        told = await asyncio.to_thread(huizhi, tmp_path, *asked, env=env)
-        assert told.returncode == 0
-        assert ("lines" in told.stderr) is bool(shown)
-        assert "3002 lines" in told.stdout
-
-
 async def test_bad_row_is_named_and_the_others_are_registered(
     typed: Typed, database: Database, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """The demo's parts that need no play: who takes part, what is sent, and how it judges."""
 
+import json
 import re
 import tomllib
 from datetime import datetime
@@ -13,7 +14,8 @@ from gateways import GATEWAYS
 from huizhi.demo import comparison
 from huizhi.demo.cast import CAST, FINCH, SANDBOX, SETTINGS, SMS, THINK
 from huizhi.demo.company import own_requests
-from huizhi.demo.comparison import Truth
+from huizhi.demo.comparison import Finding, Row, Truth
+from huizhi.demo.play import _Demo
 from runtime.settings import load
 from sandbox.config import Config
 
@@ -130,3 +132,44 @@ def test_a_discrepancy_counts_with_its_message_its_number_and_its_amount(
     result = {"discrepancies": found, "holds": lambda sent_at: sent_at.startswith("2026-10")}
     judged = comparison.findings(truth, {(THINK, "2026-10"): result})
     assert all(each.right for each in judged) is right
+
+
+def test_result_as_json_has_everything_that_the_tables_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play = _Demo(10, 1, tmp_path, "json")
+    result = {"account": THINK, "difference": {"amount": "0"}}
+    play._say("a story for people")
+    play._show_json(
+        {(THINK, "2026-10"): {"result": result, "discrepancies": []}},
+        [Row("push_lost", 3, 2, 1, "recovered")],
+        [Finding("not_billed", {THINK: 2}, {THINK: 1}, 0)],
+        [{"account": THINK, "sent twice": 0}],
+        ["think-main 5 CNY"],
+    )
+    out, err = capsys.readouterr()
+    assert "a story for people" in err
+    assert json.loads(out) == {
+        "bills": [result],
+        "discrepancies": [
+            {
+                "kind": "not_billed",
+                "injected": {THINK: 2},
+                "found": {THINK: 1},
+                "falsely_reported": 0,
+            }
+        ],
+        "sent": [{"account": THINK, "sent_twice": 0}],
+        "others": [
+            {
+                "what": "push_lost",
+                "injected": 3,
+                "found": 2,
+                "falsely_reported": 1,
+                "how": "recovered",
+            }
+        ],
+        "balances": ["think-main 5 CNY"],
+        "notes": [],
+        "problems": [],
+    }

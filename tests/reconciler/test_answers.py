@@ -146,6 +146,13 @@ def test_a_changed_password_is_to_be_put_into_the_settings(
     assert "修改成功".encode() in row["body"]
 
 
+def test_a_changed_password_is_told_as_json(
+    typed: Typed, password: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed(told(CHANGED), *CHANGE, "--output", "json")[0] == 0
+    assert json.loads(capsys.readouterr().out) == {"account": "main", "words": "修改成功"}
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "said"),
     [
