@@ -127,7 +127,7 @@ class _Account(_Table, frozen=True, kw_only=True):
     known_networks: Annotated[Networks, Meta(description=_NETWORKS)] = Networks()
     clock_slack_seconds: Annotated[
         float, Meta(ge=0, le=31_536_000, description="a number of seconds")
-    ] = 3600
+    ] = 50_400  # as far as a wrong time zone takes a time: that is a mistake, and no forgery
     confirm_pushes: bool = False
     timezone: Zone | None = None
     poll_after_seconds: Annotated[

@@ -204,6 +204,9 @@ class Run:
 
     async def _settled(self, stage: Stage) -> None:
         begun = time.monotonic()
+        # Started anew its jobs run at once: what a registration that was cut off left they join.
+        await stage.reconciler.stop()
+        stage.reconciler.start()
         await proof.settled(stage)
         for ledger, found in self._unproved:
             # What hung in a connection may have been carried out since.

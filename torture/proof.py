@@ -85,6 +85,11 @@ async def settled(stage: Stage) -> None:
 
         await until(all_settled, SETTLE_SECONDS, "batches are not settled")
         await until(jobs_run, _JOB_SECONDS, "the reconciler's jobs do not run")
+
+        async def all_joined() -> bool:
+            return bool(await connection.fetchval(SQL["left_orphans"]) == 0)
+
+        await until(all_joined, SETTLE_SECONDS, "orphans of registered messages are not joined")
     aside = stage.folder / "data" / "spool" / "set-aside"
     if aside.exists() and (kept := sorted(file.name for file in aside.iterdir())):
         raise Violation(f"the spool was damaged: {kept[:3]}")

@@ -120,8 +120,8 @@ FOR NO KEY UPDATE OF m;
 -- Folds all reports of the given messages into their state; run it after lock_messages, in one transaction,
 -- for the messages that it returned. Only final reports decide: the earliest by
 -- the vendor's time stands (without a time: last; a tie goes to 'delivered', then to the fingerprint, so that
--- arrival order never matters). A push that falls short of trust is left out; one that all
--- answers to our questions contradict stands behind them. What a pull hands out is one report more, and no answer.
+-- arrival order never matters). A push that falls short of trust is left out; of one that all answers to our
+-- questions deny is told, for it may be forged.
 WITH touched AS (
     SELECT
         u.shard,
@@ -185,7 +185,7 @@ folded AS (
         f.reported_at,
         f.contradicted
     FROM final AS f
-    ORDER BY f.shard, f.message_id, f.denied, f.reported_at NULLS LAST, f.status, f.fingerprint
+    ORDER BY f.shard, f.message_id, f.reported_at NULLS LAST, f.status, f.fingerprint
 ),
 
 settled AS (

@@ -48,7 +48,7 @@ answered AS (
 weighed AS (
     SELECT
         a.*,
-        -- What counts is only taken back by an answer; what waits is denied by any word that we fetched.
+        -- What counts is denied by an answer alone; what waits by any word that we fetched.
         coalesce(
             a.final
             AND a.source = 'push'
@@ -66,10 +66,10 @@ counted AS (
     SELECT
         w.*,
         min(w.status) FILTER (
-            WHERE w.final AND NOT w.denied AND (NOT w.doubtful OR w.verdict = 'accepted')
+            WHERE w.final AND (NOT w.doubtful OR w.verdict = 'accepted')
         ) OVER message AS first_counted,
         max(w.status) FILTER (
-            WHERE w.final AND NOT w.denied AND (NOT w.doubtful OR w.verdict = 'accepted')
+            WHERE w.final AND (NOT w.doubtful OR w.verdict = 'accepted')
         ) OVER message AS last_counted
     FROM weighed AS w
     WINDOW message AS (PARTITION BY w.shard, w.message_id)
@@ -95,13 +95,13 @@ judged AS (
 
 marked AS (
     UPDATE reports AS r
-    SET left_out = j.denied OR (j.doubtful AND j.verdict IS DISTINCT FROM 'accepted')
+    SET left_out = j.doubtful AND j.verdict IS DISTINCT FROM 'accepted'
     FROM judged AS j
     WHERE
         r.shard = j.shard
         AND r.message_id = j.message_id
         AND r.fingerprint = j.fingerprint
-        AND r.left_out <> (j.denied OR (j.doubtful AND j.verdict IS DISTINCT FROM 'accepted'))
+        AND r.left_out <> (j.doubtful AND j.verdict IS DISTINCT FROM 'accepted')
 ),
 
 cleared AS (

@@ -58,6 +58,13 @@ FROM quarantine AS q
 INNER JOIN records AS r ON q.digest = r.digest
 WHERE position($1::bytea IN r.query || r.body) > 0;
 
+-- name: left_orphans
+-- Counts reports that are orphans though their message is registered.
+SELECT count(*)
+FROM reports AS r
+INNER JOIN messages AS m ON r.shard = m.shard AND r.message_id = m.id
+WHERE r.orphan;
+
 -- name: job_runs
 -- Says how often a job has run that runs every few seconds, by a count and by no clock.
 SELECT coalesce(sum(j.runs), 0)
