@@ -36,6 +36,7 @@ api_token = "the-token"
 [accounts.think]
 gateway = "thinkapi"
 credentials = { app_code = "code" }
+clock_slack_seconds = 3600
 [[accounts.think.tariffs]]
 from = 2024-02-01
 price = "0.04"

@@ -46,6 +46,7 @@ SETTINGS = parse(
     [accounts.think]
     gateway = "thinkapi"
     credentials = {{ app_code = "code" }}
+    clock_slack_seconds = 3600
     [[accounts.think.tariffs]]
     from = 2024-01-01
     price = "0.04"

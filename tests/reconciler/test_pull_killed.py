@@ -68,13 +68,13 @@ class Step:
     lost: tuple[int, ...] = (0,)
 
 
-# As PostgreSQL's protocol has them: call and lease of an intent, source of a record, end of a command.
-_INTENT = (rb"pull_reports\0\0\0.pull_reports:",)
+# As PostgreSQL's protocol has them: call, token and rows of an intent, source of a record, end of a command.
+_INTENT = (rb"pull_reports\0\0\0\x08.{8}\0\0\0\x04",)
 _DONE = b"Z\0\0\0\x05"
 _RECORD = (rb"\0\0\0\x04pull\0",)
 STEPS = (
     Step("before the intent", says=_INTENT),
-    Step("after the intent", says=_INTENT, heard=_DONE, lost=(1,)),
+    Step("after the intent", says=(*_INTENT, rb"COMMIT;"), heard=b"COMMIT\0", lost=(1,)),
     Step("while the vendor works", vendor="before", lost=(1,)),
     Step("in the middle of the page", vendor="within", lost=(1,)),
     Step("after the page", vendor="after", lost=(0, 1)),

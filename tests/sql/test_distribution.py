@@ -43,6 +43,11 @@ LOCAL = {
     "credits": "a row a file",
     "credit_lines": "a vendor's credit notes, typed by people",
     "chain_links": "a row a minute",
+    "alarms": "what people should know of",
+    "arrival_curves": "a row an account",
+    "arrival_days": "a row an account and day",
+    "document_features": "the fields of vendors' documents",
+    "positions": "a row a reader and account",
     "migrations": "a row a migration",
 }
 
@@ -51,6 +56,7 @@ APART = {
     "messages_to_link": "what is linked is found by its key; a page of messages is looked up at a time",
     "unlinked_in_linked": "a proof over everything, made by a person",
     "demo_messages": "the demo's own, on one server",
+    "list_suspects": "a page of suspects, each looked up in records by its digest",
     "identifiable_by_reports": "the few messages in doubt, by their number among the few orphans",
     "identifiable_by_statement": "the few messages in doubt, by their number in one statement",
     "duplicate-texts": "an analysis over numbers, which no message's column can serve",
