@@ -54,7 +54,7 @@ check: $(VENV)/.check ## lint, types, import contracts, SQL checks, 20 rounds of
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 	$(BIN)/squawk $(SQUAWK) sql/migrations/*.sql
-	$(MAKE) torture ROUNDS=20
+	$(MAKE) torture ROUNDS=20 SEED=ci
 	$(MAKE) test
 
 bench: $(VENV)/.bench ## print the benchmarks (ARGS=... for them)

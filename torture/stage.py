@@ -64,6 +64,7 @@ class Service:
         self._environment = environment
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
+        self._killed: subprocess.Popen[bytes] | None = None
         self.quick_ends = 0
 
     @property
@@ -100,6 +101,7 @@ class Service:
         if self._process is None:
             return
         victims = self.children() if children and self.running else []
+        self._killed = self._process
         self._process.kill()
         for pid in victims:
             signalled(pid, signal.SIGKILL)
@@ -107,11 +109,13 @@ class Service:
 
     async def stop(self) -> None:
         """Ask it to end, and wait for that. Raises `Violation` if it does not end well."""
-        assert self._process is not None
-        self._process.terminate()
-        code = await asyncio.to_thread(self._process.wait, 60)
-        # Asked while Python still starts, it ends as any process does.
-        if code not in (0, -signal.SIGTERM):
+        process = self._process
+        assert process is not None
+        process.terminate()
+        code = await asyncio.to_thread(process.wait, 60)
+        # Asked while Python still starts, it ends as any process does; ending takes seconds, and another
+        # fault may kill it meanwhile.
+        if code not in (0, -signal.SIGTERM) and self._killed is not process:
             raise Violation(f"huizhi {self.command} ended with {code} when it was asked to end")
 
 
