@@ -44,6 +44,8 @@ COMMANDS = {
     "sign": ("huizhi.reviews:sign", "Submit signs (签名) for review, follow their verdicts."),
     "template": ("huizhi.reviews:template", "Submit templates (模板), follow their verdicts."),
     "password": ("huizhi.password:password", "Change an account's password at its vendor."),
+    "token": ("huizhi.token:token", "Make and revoke tokens for the API."),
+    "actions": ("huizhi.actions:actions", "List what operators did."),
     "segments": ("huizhi.segments:segments", "Explain how many segments a text is."),
     "sandbox": ("huizhi.sandbox:sandbox", "Run pretend vendors."),
     "demo": ("huizhi.demo:demo", "Play a month with faults, from sending to reconciling."),
@@ -51,7 +53,7 @@ COMMANDS = {
 
 # What `huizhi --help` shows together.
 THEMES = {
-    "Set up": ("init", "check-config", "completion", "migrate"),
+    "Set up": ("init", "check-config", "completion", "migrate", "token"),
     "Run": ("serve", "receiver", "reconciler"),
     "Send and receive": (
         "send",
@@ -68,7 +70,7 @@ THEMES = {
     ),
     "Keep watch": ("alarms", "suspects", "arrivals", "drift"),
     "Check the bill": ("statement", "reconcile", "discrepancy", "credit", "audit"),
-    "Prove it": ("evidence", "chain"),
+    "Prove it": ("evidence", "chain", "actions"),
     "Try it": ("sandbox", "demo"),
 }
 

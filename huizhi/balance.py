@@ -22,6 +22,7 @@ from huizhi.options import (
     span_options,
     with_callers,
     with_pool,
+    writing,
 )
 from huizhi.progress import shown
 from reconciler import auditing, balances, periods, reading
@@ -39,6 +40,7 @@ _UNASKED = 2
 @click.option("--period", help="With --audit: 2026-10, or 2026-10-01..2026-10-15.")
 @span_options
 @output_option(*OUTPUTS)
+@writing("balance", unless=("history", "audit"))
 def balance(
     account: str | None,
     history: bool,

@@ -8,6 +8,8 @@ import rich_click as click
 from runtime import logs
 from runtime.settings import AccountSettings, Settings, load
 
+_GUESSABLE = 16
+
 
 def config_file() -> Path | None:
     """The file that `--config` names, before the command or after it."""
@@ -56,6 +58,11 @@ def check_config(output: str) -> None:
         click.echo(f"  account     {name} at {account.gateway.vendor}, {_tariffs(account)}")
         if not account.callback_tokens:
             click.echo(f"  note        {name} has no callback_tokens: it takes no callbacks")
+        if any(len(token.reveal()) < _GUESSABLE for token in account.callback_tokens):
+            click.echo(
+                f"  note        {name} has a callback token of less than {_GUESSABLE} characters:"
+                " it can be guessed"
+            )
     if not read.accounts:
         click.echo("  note        there is no account: every callback gets 404")
 

@@ -6,6 +6,7 @@ import rich_click as click
 
 from huizhi.cli_config import settings
 from huizhi.options import output_option, show_json
+from reconciler import actions
 from runtime import database
 from runtime.migrate import migrate as apply
 
@@ -23,7 +24,12 @@ def migrate(output: str) -> None:
 
         async def run() -> list[str]:
             async with found.connection() as connection:
-                return await apply(connection)
+                applied = await apply(connection)
+            # Only now there is a record to write to for sure.
+            if applied:
+                async with found.pool() as pool, actions.command(pool, "migrate", {}):
+                    pass
+            return applied
 
         applied = asyncio.run(run())
     if output == "json":

@@ -15,6 +15,7 @@ from huizhi.options import (
     show_json,
     show_list,
     with_pool,
+    writing,
 )
 from reconciler import credits, reading
 
@@ -29,6 +30,7 @@ def credit() -> None:
 @click.option("--account", required=True, help="As the settings name it.")
 @click.option("--sheet", help="Of a workbook with several.")
 @output_option("table", "json")
+@writing("credit import")
 def import_(file: Path, account: str, sheet: str | None, output: str) -> int:
     """Import a vendor's credit notes, whole or not at all, and set them against what is disputed.
 

@@ -12,15 +12,16 @@ from huizhi import cli_config
 from huizhi.options import (
     OUTPUTS,
     account_of,
-    login,
     one_page,
     output_option,
     show_json,
     show_list,
     show_table,
     with_pool,
+    writing,
 )
 from reconciler import cases, match, periods, reading
+from reconciler.actions import login
 from reconciler.periods import Period
 from runtime import Problem
 from runtime.settings import Settings
@@ -170,6 +171,7 @@ def show(id: UUID, output: str) -> int:
 @click.option("--by", help="Who decides; else the user of this machine.")
 @click.option("--version", type=int, help="Of one ID: only if that is still its version.")
 @output_option("table", "json")
+@writing("discrepancy set")
 def set_(
     id: tuple[UUID, ...],
     account: str | None,

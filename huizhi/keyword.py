@@ -6,7 +6,14 @@ from collections.abc import Mapping
 import rich_click as click
 
 from huizhi import cli_config
-from huizhi.options import offered, output_option, say, show_json, with_callers
+from huizhi.options import (
+    offered,
+    output_option,
+    say,
+    show_json,
+    with_callers,
+    writing,
+)
 from huizhi.progress import shown
 from reconciler import answers
 from reconciler.poll import Caller
@@ -25,6 +32,7 @@ def keyword() -> None:
 @click.argument("text")
 @click.option("--account", required=True, help="As the settings name it.")
 @output_option("table", "json")
+@writing("keyword check")
 def check(text: str, account: str, output: str) -> int:
     """Ask the vendor whether TEXT holds forbidden words; - reads it from standard input.
 

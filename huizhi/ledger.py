@@ -7,7 +7,13 @@ from typing import Any
 import rich_click as click
 
 from huizhi import cli_config
-from huizhi.options import account_of, output_option, show_json, with_pool
+from huizhi.options import (
+    account_of,
+    output_option,
+    show_json,
+    with_pool,
+    writing,
+)
 from huizhi.progress import shown
 
 
@@ -21,6 +27,7 @@ def sent() -> None:
 @click.option("--account", help="For files whose rows do not name one.")
 @click.option("--sheet", help="Of a workbook with several.")
 @output_option("table", "json")
+@writing("sent import")
 def import_(file: Path, account: str | None, sheet: str | None, output: str) -> int:
     """Register the messages in FILE: CSV, XLSX or NDJSON.
 

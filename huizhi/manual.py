@@ -285,6 +285,25 @@ MANUAL = {
         },
         environment=_SECRETS,
     ),
+    "token add": Page(
+        examples=(
+            "huizhi token add shop --role operator",
+            "huizhi token add auditor --role reader --expires 90 --output json",
+        ),
+        exits={0: "made: what is printed on stdout is shown this once"},
+    ),
+    "token list": Page(examples=("huizhi token list", "huizhi token list --output json")),
+    "token revoke": Page(
+        examples=("huizhi token revoke 0b1e5c1e-7a51-4b2e-9d53-1f6d0e3c2a10",),
+        exits={0: "the token has ended"},
+    ),
+    "actions": Page(
+        examples=(
+            "huizhi actions --from 2026-10-01",
+            "huizhi actions --actor shop --what 'POST /v1/sent' --output json",
+        ),
+        exits={0: "listed, also where there is none"},
+    ),
     "segments": Page(
         examples=(
             "huizhi segments 您的验证码是7865 --sign 顶想云",

@@ -1,9 +1,10 @@
 """What commands share: the settings they run with, and how they show what they found."""
 
 import asyncio
-import getpass
+import functools
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -14,7 +15,7 @@ import rich_click as click
 from gateways.errors import Unsupported
 from gateways.http import open_client
 from huizhi.progress import counted, shown
-from reconciler import exports, reading
+from reconciler import actions, exports, reading
 from reconciler.cells import moment
 from reconciler.jobs import holder
 from reconciler.poll import Caller, callers
@@ -25,6 +26,38 @@ from runtime.settings import AccountSettings, Settings
 
 WIDE = 250
 OUTPUTS = ("table", "json", "csv", "xlsx")
+# What of a command's arguments may stand in the record of what operators did: no phone, no text.
+_SUBJECT = ("account", "period", "id", "vendor_id", "close", "dry_run", "role")
+
+_written: ContextVar[tuple[str, dict[str, object]] | None] = ContextVar("written", default=None)
+
+
+def writing(
+    name: str, *, unless: Sequence[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Have the command `name` recorded as something that an operator did, before and after.
+
+    Not where one of its options `unless` is given, with which it only reads.
+    """
+
+    def wrap(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def run(**given: Any) -> Any:
+            if not any(given.get(option) for option in unless):
+                subject = {
+                    key: " ".join(map(str, given[key]))
+                    if isinstance(given[key], tuple)
+                    else given[key]
+                    for key in _SUBJECT
+                    if given.get(key)
+                }
+                _written.set((name, subject))
+            return command(**given)
+
+        run.writes = name  # type: ignore[attr-defined]
+        return run
+
+    return wrap
 
 
 def account_of(settings: Settings, name: str) -> AccountSettings:
@@ -43,7 +76,12 @@ def with_pool(
 
     async def run() -> int:
         async with connected(settings, name) as pool:
-            return await work(pool)
+            written = _written.get()
+            if written is None:
+                return await work(pool)
+            async with actions.command(pool, *written) as codes:
+                codes.append(await work(pool))
+            return codes[0]
 
     return asyncio.run(run())
 
@@ -68,14 +106,6 @@ def with_callers(
             return await work(callers(settings, pool, http, recorder=holder()))
 
     return with_pool(settings, name, run)
-
-
-def login() -> str:
-    """Return who runs the command, as the system knows them; "unknown" where it knows nobody."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # in a container nobody may be
-        return "unknown"
 
 
 def span_options(command: Callable[..., Any]) -> Callable[..., Any]:

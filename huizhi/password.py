@@ -10,7 +10,13 @@ import rich_click as click
 from gateways.errors import Garbled, Indeterminate
 from gateways.gateway import Secret
 from huizhi import cli_config
-from huizhi.options import offered, output_option, show_json, with_callers
+from huizhi.options import (
+    offered,
+    output_option,
+    show_json,
+    with_callers,
+    writing,
+)
 from huizhi.progress import shown
 from reconciler import answers
 from reconciler.poll import Caller
@@ -29,6 +35,7 @@ def password() -> None:
     "--from-env", "variable", metavar="NAME", help="Take the new one from this variable; else asks."
 )
 @output_option("table", "json")
+@writing("password change")
 def change(account: str, variable: str | None, output: str) -> int:
     """Give an account a new password at its vendor, which is asked for without showing it.
 

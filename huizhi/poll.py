@@ -1,15 +1,14 @@
 """`huizhi poll`: one pass by hand over everything that vendors can be asked for."""
 
-import asyncio
+from typing import Any
 
 import msgspec
 import rich_click as click
 
 from huizhi.cli_config import settings
-from huizhi.options import output_option, say, show_table
+from huizhi.options import output_option, say, show_table, with_pool, writing
 from huizhi.progress import shown
 from reconciler.jobs import Summary, one_pass
-from runtime.database import connected
 
 _COUNTS = ("asked", "answered", "final", "expired", "pages", "rows", "lost")
 _UNASKED = 2
@@ -18,6 +17,7 @@ _UNASKED = 2
 @click.command()
 @click.option("--account", metavar="NAME", help="Only this account; else all.")
 @output_option("table", "json")
+@writing("poll")
 def poll(account: str | None, output: str) -> int:
     """Ask the vendors once, now, for every report, review and inbound message that is missing.
 
@@ -25,17 +25,21 @@ def poll(account: str | None, output: str) -> int:
     """
     read = settings()
 
-    async def ask() -> list[Summary]:
-        async with connected(read, "poll") as pool:
-            with shown("Asking the vendors") as progress:
-                return await one_pass(
-                    read,
-                    pool,
-                    account,
-                    progress=lambda done, all: progress(f"{done} of {all} questions", done / all),
-                )
+    async def work(pool: Any) -> int:
+        with shown("Asking the vendors") as progress:
+            summaries = await one_pass(
+                read,
+                pool,
+                account,
+                progress=lambda done, all: progress(f"{done} of {all} questions", done / all),
+            )
+        _show(summaries, output)
+        return _UNASKED if any(summary.failures for summary in summaries) else 0
 
-    summaries = asyncio.run(ask())
+    return with_pool(read, "poll", work)
+
+
+def _show(summaries: list[Summary], output: str) -> None:
     if output == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(summaries)))
     else:
@@ -55,4 +59,3 @@ def poll(account: str | None, output: str) -> int:
             say(f"{summary.account}: {call}: another process is reading; skipped")
         for failure in summary.failures:
             say(f"{summary.account}: {failure}")
-    return _UNASKED if any(summary.failures for summary in summaries) else 0

@@ -113,7 +113,7 @@ def run(settings: Settings, *, receiver: bool, reconciler: bool) -> None:
         if not away:
             asyncio.run(_migrate(migrating))
         if receiver:
-            database = databases.of(settings, embedded, "receiver")
+            database = databases.of(settings, embedded, "receiver", role="huizhi_receiver")
             children += [
                 Child(
                     f"receiver {number}",
@@ -124,7 +124,7 @@ def run(settings: Settings, *, receiver: bool, reconciler: bool) -> None:
             ]
         later: list[Child] = []
         if reconciler:
-            database = databases.of(settings, embedded, "reconciler")
+            database = databases.of(settings, embedded, "reconciler", role="huizhi_reconciler")
             later.append(
                 Child(
                     "reconciler",

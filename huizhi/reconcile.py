@@ -10,15 +10,16 @@ from huizhi import cli_config
 from huizhi.options import (
     OUTPUTS,
     account_of,
-    login,
     one_page,
     output_option,
     show_json,
     show_list,
     show_table,
     with_pool,
+    writing,
 )
 from huizhi.progress import shown
+from reconciler.actions import login
 
 
 @click.command()
@@ -45,6 +46,7 @@ from huizhi.progress import shown
 )
 @click.option("--adjustments", is_flag=True, help="List what changed since the period was closed.")
 @output_option(*OUTPUTS)
+@writing("reconcile")
 def reconcile(
     account: str,
     period: str,

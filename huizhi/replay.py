@@ -6,7 +6,13 @@ from typing import Any
 import rich_click as click
 
 from huizhi import cli_config
-from huizhi.options import account_of, output_option, show_json, with_pool
+from huizhi.options import (
+    account_of,
+    output_option,
+    show_json,
+    with_pool,
+    writing,
+)
 from huizhi.progress import shown
 
 
@@ -14,6 +20,7 @@ from huizhi.progress import shown
 @click.option("--account", help="Only this account's.")
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
 @output_option("table", "json")
+@writing("replay")
 def replay(account: str | None, dry_run: bool, output: str) -> int:
     """Parse quarantined callbacks again with this version's parsers, and join orphans."""
     from reconciler.replay import replay as again

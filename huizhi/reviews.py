@@ -17,6 +17,7 @@ from huizhi.options import (
     show_table,
     with_callers,
     with_pool,
+    writing,
 )
 from huizhi.progress import shown
 from reconciler import reading, reviews
@@ -67,12 +68,14 @@ def _add_commands(group: click.Group, kind: ReviewKind) -> None:
 
     @group.command("add", help=f"Submit a new {kind} for review; its id is in the answer.")
     @submission
+    @writing(f"{kind} add")
     def add(**given: Any) -> int:
         return _submit(kind, None, **given)
 
     @group.command("modify", help=f"Submit a rejected {kind} again, corrected, under its ID.")
     @click.argument("vendor_id", metavar="ID")
     @submission
+    @writing(f"{kind} modify")
     def modify(vendor_id: str, **given: Any) -> int:
         return _submit(kind, vendor_id, **given)
 
@@ -80,6 +83,7 @@ def _add_commands(group: click.Group, kind: ReviewKind) -> None:
     @click.argument("vendor_id", metavar="ID")
     @click.option("--account", required=True, help="As the settings name it.")
     @output_option("table", "json")
+    @writing(f"{kind} query")
     def query(vendor_id: str, account: str, output: str) -> int:
         settings = cli_config.settings()
         _offered(settings, account, kind, "query")
@@ -91,6 +95,7 @@ def _add_commands(group: click.Group, kind: ReviewKind) -> None:
     @click.argument("vendor_id", metavar="ID")
     @click.option("--account", required=True, help="As the settings name it.")
     @output_option("table", "json")
+    @writing(f"{kind} delete")
     def delete(vendor_id: str, account: str, output: str) -> int:
         settings = cli_config.settings()
         _offered(settings, account, kind, "delete")

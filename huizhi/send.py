@@ -10,7 +10,14 @@ import rich_click as click
 
 from gateways.gateway import Call
 from huizhi import cli_config
-from huizhi.options import offered, output_option, show_json, show_table, with_callers
+from huizhi.options import (
+    offered,
+    output_option,
+    show_json,
+    show_table,
+    with_callers,
+    writing,
+)
 from huizhi.progress import shown
 from reconciler import sending
 from reconciler.poll import Caller
@@ -43,6 +50,7 @@ _COLUMNS = ("phone", "status", "vendor_message_id", "segments", "vendor_code", "
 )
 @click.option("--key", help="Idempotency key: what was sent under it before is not sent again.")
 @output_option("table", "json")
+@writing("send")
 def send(
     account: str,
     phones: Sequence[str],

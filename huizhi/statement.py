@@ -17,6 +17,7 @@ from huizhi.options import (
     show_list,
     show_table,
     with_pool,
+    writing,
 )
 from huizhi.progress import shown
 
@@ -56,6 +57,7 @@ def statement() -> None:
 @click.option("--expect-amount", help="Refuse another sum, such as 1234.50.")
 @click.option("--preview", is_flag=True, help="Show what would be read, and import nothing.")
 @output_option("table", "json")
+@writing("statement import")
 def import_(
     file: Path,
     account: str,

@@ -10,13 +10,14 @@ from huizhi import cli_config
 from huizhi.options import (
     OUTPUTS,
     account_of,
-    login,
     output_option,
     show_json,
     show_list,
     with_pool,
+    writing,
 )
 from reconciler import reading
+from reconciler.actions import login
 from reconciler.suspects import Verdict, decide
 from runtime import Problem, trust
 
@@ -90,6 +91,7 @@ def _deciding(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @suspects.command("accept")
 @_deciding
+@writing("suspects accept")
 def accept(**given: Any) -> int:
     """Accept reports, by their IDs or all that wait at an account: they count from then on."""
     return _decide("accepted", **given)
@@ -97,6 +99,7 @@ def accept(**given: Any) -> int:
 
 @suspects.command("reject")
 @_deciding
+@writing("suspects reject")
 def reject(**given: Any) -> int:
     """Reject reports, by their IDs or all that wait at an account."""
     return _decide("rejected", **given)

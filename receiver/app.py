@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from litestar import Litestar, MediaType, Response, asgi, get
+from litestar import Litestar, MediaType, Response, get
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -36,12 +36,6 @@ def create_app(
             receiver.callbacks = Callbacks(settings, ingest)
             yield
 
-    # Mounted, and not a path with parameters: those Litestar cannot route to a bare ASGI handler.
-    @asgi("/callbacks", is_mount=True, copy_scope=False)
-    async def callbacks(scope: Any, receive: Any, send: Any) -> None:
-        assert receiver.callbacks is not None
-        await receiver.callbacks(scope, receive, send)
-
     @get("/health/live", media_type=MediaType.JSON, sync_to_thread=False)
     def live() -> dict[str, str]:
         return {"status": "live"}
@@ -68,7 +62,7 @@ def create_app(
         )
 
     app = Litestar(
-        [callbacks, live, ready],
+        [live, ready],
         lifespan=[lifespan],
         openapi_config=None,
         logging_config=None,  # ours stands
@@ -82,7 +76,7 @@ class Receiver:
     """The application, which lets through what this port answers, spelled just so, and nothing else.
 
     `callbacks` is there once it has started. Litestar by itself also answers OPTIONS, doubled
-    slashes, and paths that only begin alike.
+    slashes, and paths that only begin alike; and it refuses some hosts, which nobody here asks for.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -92,8 +86,11 @@ class Receiver:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.HTTP:
             path = scope["raw_path"]
-            health = path in _HEALTH and scope["method"] == "GET"
-            if not health and not path.startswith(b"/callbacks/"):
+            if path.startswith(b"/callbacks/"):
+                assert self.callbacks is not None
+                await self.callbacks(scope, receive, send)
+                return
+            if path not in _HEALTH or scope["method"] != "GET":
                 await not_found(send)
                 return
         await self._app(scope, receive, send)

@@ -18,6 +18,7 @@ import structlog
 
 from gateways.gateway import Acknowledgement, Callback
 from receiver.ingest import Full, Ingest, Waiter
+from receiver.limits import Guesses, Pace
 from runtime import metrics, records
 from runtime.records import Record
 from runtime.settings import AccountSettings, Settings
@@ -26,6 +27,7 @@ log = structlog.get_logger()
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_GUESSES_TOLD = 60  # of one peer in a minute
 # No token that anybody could know has this digest.
 _NOTHING = secrets.token_bytes(32)
 # Kept as evidence: what says how the bytes are to be read, and who sent them; and no secret.
@@ -50,6 +52,9 @@ class Callbacks:
         self._ingest = ingest
         self._max_body_bytes = settings.receiver.max_body_bytes
         self._trusted = settings.receiver.trusted_proxies
+        self._guesses = Guesses()
+        self._pace = Pace()
+        self._pace_of_peers = settings.receiver.callbacks_per_second_per_peer
         self._tokens: Mapping[str, Sequence[bytes]] = {
             name: [
                 hashlib.sha256(token.reveal().encode()).digest()
@@ -61,18 +66,21 @@ class Callbacks:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request; see interface section 3 for what gets which answer."""
         account = self._admit(scope["method"], scope["raw_path"])
-        if account is None:
-            metrics.CALLBACKS.labels("", "forged").inc()
-            log.warning("callback.forged", peer=_peer_of(scope))
-            await not_found(send)
-            return
-        name = account.account.name
         headers = _merged(scope["headers"])
         peer = self._peer(scope, headers)
+        if account is None:
+            await self._turn_away(peer, send)
+            return
+        name = account.account.name
         if account.callback_networks and not _within(peer, account.callback_networks):
             metrics.CALLBACKS.labels(name, "foreign").inc()
             log.warning("callback.foreign", account=name, peer=peer)
             await _answer(send, 403, b"forbidden\n")
+            return
+        if not self._paced(account, peer):
+            metrics.CALLBACKS.labels(name, "limited").inc()
+            log.warning("callback.limited", account=name, peer=peer)
+            await _answer(send, 429, b"too many\n", retry_after=1, close=True)
             return
         body = await self._body(headers, receive)
         if body is None:
@@ -92,9 +100,27 @@ class Callbacks:
             await self._ingest.store(_record(account, callback, peer))
         except Full:
             metrics.CALLBACKS.labels(name, "unavailable").inc()
-            await _answer(send, 503, b"not stored, try again\n", retry_after=True)
+            await _answer(send, 503, b"not stored, try again\n", retry_after=5)
             return
         await _acknowledge(send, account.gateway.acknowledge(callback))
+
+    async def _turn_away(self, peer: str, send: Any) -> None:
+        """Answer a wrong token, always alike; after so many in a minute without a line in the log.
+
+        Whoever has the right one is never held up by what else came from its address.
+        """
+        metrics.CALLBACKS.labels("", "forged").inc()
+        count = self._guesses.another(peer)
+        if count <= _GUESSES_TOLD:
+            log.warning("callback.forged", peer=peer, untold_from_here=count == _GUESSES_TOLD)
+        await not_found(send)
+
+    def _paced(self, account: AccountSettings, peer: str) -> bool:
+        of_account, of_peers = account.callbacks_per_second, self._pace_of_peers
+        if of_peers is not None and not self._pace.admits(f"peer {peer}", of_peers):
+            return False
+        name = f"account {account.account.name}"
+        return of_account is None or self._pace.admits(name, of_account)
 
     def head(
         self, method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]]
@@ -106,7 +132,12 @@ class Callbacks:
         """
         path, _, query = target.partition(b"?")
         account = self._admit(method, path)
-        if account is None or account.callback_networks:
+        if (
+            account is None
+            or account.callback_networks
+            or account.callbacks_per_second is not None
+            or self._pace_of_peers is not None
+        ):
             return None
         merged = _merged(headers)
         length = merged.get(b"content-length", b"0")
@@ -146,14 +177,17 @@ class Callbacks:
         return account if account is not None and method in account.gateway.methods else None
 
     def _peer(self, scope: Any, headers: Mapping[bytes, bytes]) -> str:
-        """Return who sent this: the nearest address that is no proxy of ours."""
+        """Return who sent this: the nearest address that is no proxy of ours.
+
+        What stands before that in the header is the sender's own word, and is not looked at.
+        """
         peer = _peer_of(scope)
         if not self._trusted or b"x-forwarded-for" not in headers:
             return peer
         hops = headers[b"x-forwarded-for"].decode("latin-1").split(",")
         while hops and _within(peer, self._trusted):
-            peer = hops.pop().strip()
-        return peer[:64]
+            peer = _address(hops.pop())
+        return peer
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Any) -> bytearray | None:
         """Read the body, one byte past the limit at most counts; None if the peer went away."""
@@ -201,6 +235,20 @@ def _peer_of(scope: Any) -> str:
     return client[0] if client else ""
 
 
+def _address(hop: str) -> str:
+    """Return the address of a hop, which some proxies write with a port; `unknown` if it is none."""
+    text = hop.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return "unknown"
+    return text
+
+
 def _within(peer: str, networks: Sequence[Network]) -> bool:
     try:
         address = ipaddress.ip_address(peer)
@@ -230,14 +278,14 @@ async def not_found(send: Any) -> None:
 
 
 async def _answer(
-    send: Any, status: int, body: bytes, *, retry_after: bool = False, close: bool = False
+    send: Any, status: int, body: bytes, *, retry_after: int | None = None, close: bool = False
 ) -> None:
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(body)).encode()),
     ]
-    if retry_after:
-        headers.append((b"retry-after", b"5"))
+    if retry_after is not None:
+        headers.append((b"retry-after", b"%d" % retry_after))
     if close:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

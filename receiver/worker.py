@@ -6,6 +6,7 @@ Start order: socket, spool, application (pool, writers), then accepting. Stop or
 
 import gc
 import os
+import resource
 import socket
 
 import uvicorn
@@ -17,6 +18,9 @@ from runtime.database import Database
 from runtime.serving import DRAIN_SECONDS, Server
 from runtime.settings import Settings
 
+_CONNECTIONS = 4096
+_OTHER_FILES = 128  # what a process has open besides: the pool, the spool, logs, libraries
+
 
 def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     """Serve callbacks on `bound` until SIGTERM or SIGINT. Raises `Problem` without a spool to write."""
@@ -26,7 +30,7 @@ def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=protocol(app),
+        http=protocol(app, connections=_connections()),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -42,3 +46,14 @@ def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     Server(config).run(sockets=[bound])
+
+
+def _connections() -> int:
+    """Return how many connections this process may have, having raised its limit of open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _CONNECTIONS + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return max(soft - _OTHER_FILES, 1)
+    return _CONNECTIONS

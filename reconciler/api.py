@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
 import math
 import os
 import re
@@ -16,16 +14,21 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
 import structlog
 from litestar import Litestar, MediaType, Request, Response, Router, get, post
+from litestar.connection import ASGIConnection
 from litestar.datastructures import State, UploadFile
 from litestar.enums import ScopeType
-from litestar.exceptions import HTTPException, NotFoundException
-from litestar.handlers import HTTPRouteHandler
+from litestar.exceptions import (
+    HTTPException,
+    NotFoundException,
+    PermissionDeniedException,
+)
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import (
@@ -46,6 +49,7 @@ from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Sen
 from gateways.errors import Unsupported
 from gateways.http import open_client
 from reconciler import (
+    actions,
     alarms,
     arrivals,
     audit,
@@ -68,6 +72,7 @@ from reconciler.jobs import holder
 from reconciler.poll import Caller, callers
 from reconciler.reading import Page
 from reconciler.tables import FileError
+from reconciler.tokens import Asker, Doorkeeper, Role
 from runtime import LeaseLost, Problem, metrics, trust
 from runtime.database import DATABASE_ERRORS, Database
 from runtime.queries import QUERIES
@@ -110,8 +115,17 @@ def _problems(*statuses: int) -> dict[int, ResponseSpec]:
             description=HTTPStatus(status).phrase,
             media_type="application/problem+json",
         )
-        for status in (400, 401, *statuses, 503)
+        for status in (400, 401, 403, *statuses, 503)
     }
+
+
+def _needs(role: Role) -> dict[str, Any]:
+    """Make the part of a route's declaration that says who may ask."""
+    return {"opt": {"role": role}, "security": [{"token": [role.word]}]}
+
+
+READER, OPERATOR, ADMIN = _needs(Role.READER), _needs(Role.OPERATOR), _needs(Role.ADMIN)
+OPEN: dict[str, Any] = {"opt": {"role": None}}  # asked without a token
 
 
 _MEDIA_TYPES = {
@@ -212,6 +226,7 @@ class ImportedStatement(msgspec.Struct, frozen=True):
     responses=TAKING,
     request_max_body_size=MAX_SENT_BYTES,
     operation_class=SentOperation,
+    **OPERATOR,
 )
 async def register_sent(request: Request[Any, Any, Any], state: State) -> dict[str, Any]:
     """Register messages that another system sent: a JSON array or NDJSON, up to 10,000."""
@@ -239,6 +254,7 @@ async def register_sent(request: Request[Any, Any, Any], state: State) -> dict[s
     status_code=200,
     responses=_problems(409, 413, 422),
     request_max_body_size=MAX_SENT_BYTES,
+    **OPERATOR,
 )
 async def send_messages(
     state: State,
@@ -256,7 +272,7 @@ async def send_messages(
     return await sending.send(state.callers[data.account], data, key, now=datetime.now(UTC))
 
 
-@get("/v1/sends/{send_id:uuid}", responses=SHOWING)
+@get("/v1/sends/{send_id:uuid}", responses=SHOWING, **READER)
 async def show_send(state: State, send_id: FromPath[UUID]) -> dict[str, Any]:
     """Show what became of a request to send, number by number."""
     async with state.pool.acquire() as connection:
@@ -266,7 +282,7 @@ async def show_send(state: State, send_id: FromPath[UUID]) -> dict[str, Any]:
     return found
 
 
-@get("/v1/messages", responses=LISTING)
+@get("/v1/messages", responses=LISTING, **READER)
 async def list_messages(
     state: State,
     since: Since = None,
@@ -297,7 +313,7 @@ async def list_messages(
     )
 
 
-@get("/v1/messages/{message_id:uuid}", responses=SHOWING)
+@get("/v1/messages/{message_id:uuid}", responses=SHOWING, **READER)
 async def show_message(state: State, message_id: FromPath[UUID]) -> dict[str, Any]:
     """Show one message with its evidence in order."""
     async with state.pool.acquire() as connection:
@@ -307,7 +323,7 @@ async def show_message(state: State, message_id: FromPath[UUID]) -> dict[str, An
     return found
 
 
-@get("/v1/callbacks", responses=LISTING)
+@get("/v1/callbacks", responses=LISTING, **READER)
 async def list_callbacks(
     state: State,
     since: Since = None,
@@ -337,7 +353,7 @@ async def list_callbacks(
     )
 
 
-@get("/v1/callbacks/{callback_id:str}/body", responses=SHOWING)
+@get("/v1/callbacks/{callback_id:str}/body", responses=SHOWING, **READER)
 async def callback_body(state: State, callback_id: FromPath[str]) -> Response[bytes]:
     """Give the exact bytes of a callback, or of a vendor's reply that is evidence for a report."""
     try:
@@ -355,11 +371,18 @@ async def callback_body(state: State, callback_id: FromPath[str]) -> Response[by
         headers={
             "content-disposition": f'attachment; filename="{digest.hex()}.bin"',
             "x-content-type-options": "nosniff",
+            "content-security-policy": "default-src 'none'; sandbox",
         },
     )
 
 
-@post("/v1/statements", status_code=200, responses=TAKING, request_max_body_size=MAX_UPLOAD_BYTES)
+@post(
+    "/v1/statements",
+    status_code=200,
+    responses=TAKING,
+    request_max_body_size=MAX_UPLOAD_BYTES,
+    **OPERATOR,
+)
 async def import_statement(
     state: State,
     data: MultipartBody[StatementFile],
@@ -408,7 +431,7 @@ async def import_statement(
     )
 
 
-@get("/v1/statements", responses=LISTING)
+@get("/v1/statements", responses=LISTING, **READER)
 async def list_statements(
     state: State, account: Text = None, cursor: Text = None, limit: Limit = 100
 ) -> Response[Any]:
@@ -423,9 +446,16 @@ async def list_statements(
     )
 
 
-@post("/v1/reconciliations", status_code=200, responses=CLOSING)
-async def reconcile(state: State, data: JSONBody[Reconciliation]) -> dict[str, Any]:
-    """Reconcile an account's period against its bill; close it, or only assume something."""
+@post("/v1/reconciliations", status_code=200, responses=CLOSING, **OPERATOR)
+async def reconcile(
+    request: Request[Any, Any, Any], state: State, data: JSONBody[Reconciliation]
+) -> dict[str, Any]:
+    """Reconcile an account's period against its bill; close it, or only assume something.
+
+    Closing takes the role admin.
+    """
+    if data.close:
+        _require(request.scope, Role.ADMIN)
     settings = _account(state, data.account)
     period = _period(data.period)
     async with state.database.connection() as connection:
@@ -438,12 +468,13 @@ async def reconcile(state: State, data: JSONBody[Reconciliation]) -> dict[str, A
             assume={name: str(value) for name, value in data.assume.items()},
             close_by=data.by if data.close else None,
         )
+        actions.concerns(reconciliation=result["id"], close=data.close)
         if data.close:
             return await _run(connection, UUID(result["id"]))
         return result
 
 
-@get("/v1/reconciliations", responses=LISTING)
+@get("/v1/reconciliations", responses=LISTING, **READER)
 async def list_reconciliations(
     state: State,
     account: Text = None,
@@ -462,7 +493,9 @@ async def list_reconciliations(
     )
 
 
-@post("/v1/reconciliations/{run_id:uuid}/close", status_code=200, responses=SHOWING | CLOSING)
+@post(
+    "/v1/reconciliations/{run_id:uuid}/close", status_code=200, responses=SHOWING | CLOSING, **ADMIN
+)
 async def close_reconciliation(
     state: State, run_id: FromPath[UUID], data: JSONBody[Closing | None] = None
 ) -> dict[str, Any]:
@@ -474,14 +507,14 @@ async def close_reconciliation(
         return await _run(connection, run_id)
 
 
-@get("/v1/reconciliations/{run_id:uuid}", responses=SHOWING)
+@get("/v1/reconciliations/{run_id:uuid}", responses=SHOWING, **READER)
 async def show_reconciliation(state: State, run_id: FromPath[UUID]) -> dict[str, Any]:
     """Show one reconciliation, with when and by which rules it was run."""
     async with state.pool.acquire() as connection:
         return await _run(connection, run_id)
 
 
-@get("/v1/reconciliations/{run_id:uuid}/causes", responses=SHOWING | LISTING)
+@get("/v1/reconciliations/{run_id:uuid}/causes", responses=SHOWING | LISTING, **READER)
 async def list_causes(
     state: State, run_id: FromPath[UUID], shape: Format = "json"
 ) -> Response[Any]:
@@ -499,7 +532,7 @@ async def list_causes(
     )
 
 
-@get("/v1/reconciliations/{run_id:uuid}/adjustments", responses=SHOWING | LISTING)
+@get("/v1/reconciliations/{run_id:uuid}/adjustments", responses=SHOWING | LISTING, **READER)
 async def list_adjustments(
     state: State,
     run_id: FromPath[UUID],
@@ -523,7 +556,7 @@ async def list_adjustments(
     )
 
 
-@get("/v1/reconciliations/{run_id:uuid}/discrepancies", responses=SHOWING | LISTING)
+@get("/v1/reconciliations/{run_id:uuid}/discrepancies", responses=SHOWING | LISTING, **READER)
 async def list_discrepancies(
     state: State,
     run_id: FromPath[UUID],
@@ -553,13 +586,13 @@ async def list_discrepancies(
     )
 
 
-@get("/v1/audit", responses=LISTING)
+@get("/v1/audit", responses=LISTING, **READER)
 async def list_audit() -> dict[str, Any]:
     """List the billing audit queries with their parameters and columns, in English and Chinese."""
     return {"items": [query.described() for query in audit.AUDIT.values()], "next": None}
 
 
-@get("/v1/audit/{query_name:str}", responses=SHOWING | LISTING)
+@get("/v1/audit/{query_name:str}", responses=SHOWING | LISTING, **READER)
 async def run_audit(
     request: Request[Any, Any, Any],
     state: State,
@@ -609,7 +642,7 @@ async def run_audit(
     )
 
 
-@get("/v1/reconciliations/{run_id:uuid}/evidence", responses=_problems(404, 409, 422))
+@get("/v1/reconciliations/{run_id:uuid}/evidence", responses=_problems(404, 409, 422), **READER)
 async def show_evidence(state: State, run_id: FromPath[UUID], head: Text = None) -> Stream:
     """Give a reconciliation's evidence package: a zip that is checked without us."""
     if head is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", head):
@@ -634,7 +667,7 @@ async def show_evidence(state: State, run_id: FromPath[UUID], head: Text = None)
     )
 
 
-@get("/v1/chain/head", responses=_problems())
+@get("/v1/chain/head", responses=_problems(), **READER)
 async def show_chain_head(state: State) -> dict[str, Any]:
     """Show the newest link of the chain: what is anchored outside."""
     async with state.pool.acquire() as connection:
@@ -662,7 +695,7 @@ Age = Annotated[
 CaseState = Annotated[cases.State | None, QueryParameter(name="state")]
 
 
-@get("/v1/discrepancies", responses=LISTING)
+@get("/v1/discrepancies", responses=LISTING, **READER)
 async def list_cases(
     state: State,
     account: Text = None,
@@ -705,7 +738,7 @@ async def list_cases(
     )
 
 
-@get("/v1/discrepancies/ageing", responses=LISTING)
+@get("/v1/discrepancies/ageing", responses=LISTING, **READER)
 async def show_ageing(state: State, account: Text = None, shape: Format = "json") -> Response[Any]:
     """Count discrepancies and add them up, by account, state and age."""
     async with state.pool.acquire() as connection:
@@ -727,14 +760,17 @@ async def show_ageing(state: State, account: Text = None, shape: Format = "json"
     )
 
 
-@get("/v1/discrepancies/{discrepancy_id:uuid}", responses=SHOWING)
+@get("/v1/discrepancies/{discrepancy_id:uuid}", responses=SHOWING, **READER)
 async def show_case(state: State, discrepancy_id: FromPath[UUID]) -> dict[str, Any]:
     """Show one discrepancy with its history."""
     return await _shown_case(state, discrepancy_id)
 
 
 @post(
-    "/v1/discrepancies/{discrepancy_id:uuid}", status_code=200, responses=_problems(404, 409, 422)
+    "/v1/discrepancies/{discrepancy_id:uuid}",
+    status_code=200,
+    responses=_problems(404, 409, 422),
+    **OPERATOR,
 )
 async def change_case(
     state: State, discrepancy_id: FromPath[UUID], data: JSONBody[CaseChange]
@@ -750,7 +786,7 @@ async def change_case(
     return await _shown_case(state, discrepancy_id)
 
 
-@post("/v1/discrepancies", status_code=200, responses=TAKING)
+@post("/v1/discrepancies", status_code=200, responses=TAKING, **OPERATOR)
 async def change_cases(state: State, data: JSONBody[CaseChanges]) -> dict[str, Any]:
     """Set the state, owner or note of up to 10,000 discrepancies, all or none."""
     now = datetime.now(UTC)
@@ -780,7 +816,13 @@ class CreditFile(msgspec.Struct):
     sheet: str | None = None
 
 
-@post("/v1/credits", status_code=200, responses=TAKING, request_max_body_size=MAX_UPLOAD_BYTES)
+@post(
+    "/v1/credits",
+    status_code=200,
+    responses=TAKING,
+    request_max_body_size=MAX_UPLOAD_BYTES,
+    **OPERATOR,
+)
 async def import_credits(state: State, data: MultipartBody[CreditFile]) -> dict[str, Any]:
     """Import a vendor's credit notes, whole or not at all, and set them against what is disputed."""
     settings = _account(state, data.account)
@@ -795,7 +837,7 @@ async def import_credits(state: State, data: MultipartBody[CreditFile]) -> dict[
         )
 
 
-@get("/v1/credits", responses=LISTING)
+@get("/v1/credits", responses=LISTING, **READER)
 async def list_credits(
     state: State,
     account: Text = None,
@@ -842,7 +884,7 @@ def _check_kind(kind: str | None) -> None:
         raise Unprocessable(f"no such kind; there are {', '.join(match.KINDS)}")
 
 
-@get("/v1/signs", responses=LISTING)
+@get("/v1/signs", responses=LISTING, **READER)
 async def list_signs(
     state: State,
     account: Text = None,
@@ -855,7 +897,7 @@ async def list_signs(
     return await _reviews(state, "sign", account, status, cursor, limit, shape)
 
 
-@get("/v1/templates", responses=LISTING)
+@get("/v1/templates", responses=LISTING, **READER)
 async def list_templates(
     state: State,
     account: Text = None,
@@ -868,7 +910,7 @@ async def list_templates(
     return await _reviews(state, "template", account, status, cursor, limit, shape)
 
 
-@get("/v1/inbound", responses=LISTING)
+@get("/v1/inbound", responses=LISTING, **READER)
 async def list_inbound(
     state: State,
     since: Since = None,
@@ -900,7 +942,7 @@ async def list_inbound(
     )
 
 
-@get("/v1/balances", responses=LISTING)
+@get("/v1/balances", responses=LISTING, **READER)
 async def list_balances(
     state: State,
     since: Since = None,
@@ -932,7 +974,7 @@ async def list_balances(
     )
 
 
-@get("/v1/balances/audit", responses=LISTING)
+@get("/v1/balances/audit", responses=LISTING, **READER)
 async def audit_balances(
     state: State,
     account: Annotated[str, QueryParameter()],
@@ -962,7 +1004,7 @@ async def audit_balances(
     )
 
 
-@get("/v1/orphans", responses=LISTING)
+@get("/v1/orphans", responses=LISTING, **READER)
 async def list_orphans(
     state: State,
     since: Since = None,
@@ -1006,7 +1048,7 @@ class SuspectDecision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     reason: str | None = None
 
 
-@get("/v1/suspects", responses=LISTING)
+@get("/v1/suspects", responses=LISTING, **READER)
 async def list_suspects(
     state: State,
     account: Text = None,
@@ -1039,7 +1081,7 @@ async def list_suspects(
     )
 
 
-@post("/v1/suspects", status_code=200, responses=_problems(404, 413, 422))
+@post("/v1/suspects", status_code=200, responses=_problems(404, 413, 422), **OPERATOR)
 async def decide_suspects(state: State, data: JSONBody[SuspectDecision]) -> dict[str, Any]:
     """Accept suspect reports, which count from then on, or reject them."""
     _check_reason(data.reason)
@@ -1049,6 +1091,7 @@ async def decide_suspects(state: State, data: JSONBody[SuspectDecision]) -> dict
         raise Unprocessable("a reason goes with an account")
     if data.account is not None:
         _account(state, data.account)
+    actions.concerns(verdict=data.verdict)
     done = await suspects.decide(
         state.pool,
         data.verdict,
@@ -1059,6 +1102,8 @@ async def decide_suspects(state: State, data: JSONBody[SuspectDecision]) -> dict
         note=data.note,
         now=datetime.now(UTC),
     )
+    if data.ids is not None:
+        actions.concerns(id=" ".join(data.ids))
     return msgspec.to_builtins(done)  # type: ignore[no-any-return]
 
 
@@ -1067,7 +1112,7 @@ def _check_reason(reason: str | None) -> None:
         raise Unprocessable(f"no such reason; there are {', '.join(trust.REASONS)}")
 
 
-@get("/v1/alarms", responses=LISTING)
+@get("/v1/alarms", responses=LISTING, **READER)
 async def list_alarms(
     state: State,
     account: Text = None,
@@ -1098,7 +1143,7 @@ async def list_alarms(
     )
 
 
-@get("/v1/arrivals", responses=LISTING)
+@get("/v1/arrivals", responses=LISTING, **READER)
 async def list_arrivals(
     state: State, account: Text = None, shape: Format = "json"
 ) -> Response[Any]:
@@ -1118,7 +1163,7 @@ async def list_arrivals(
     )
 
 
-@get("/v1/drift", responses=LISTING)
+@get("/v1/drift", responses=LISTING, **READER)
 async def list_drift(
     state: State,
     account: Text = None,
@@ -1143,7 +1188,7 @@ async def list_drift(
     )
 
 
-@get("/v1/jobs", responses=LISTING)
+@get("/v1/jobs", responses=LISTING, **READER)
 async def list_jobs(state: State) -> dict[str, Any]:
     """List what each job did last, how often it failed, and which process runs it now."""
     async with state.pool.acquire() as connection:
@@ -1151,7 +1196,7 @@ async def list_jobs(state: State) -> dict[str, Any]:
     return {"items": found.items, "next": found.next}
 
 
-@get("/v1/pulls", responses=LISTING)
+@get("/v1/pulls", responses=LISTING, **READER)
 async def list_pulls(
     state: State,
     account: Text = None,
@@ -1172,7 +1217,35 @@ async def list_pulls(
     )
 
 
-@get("/metrics", media_type=MediaType.TEXT, include_in_schema=False)
+@get("/v1/actions", responses=LISTING, **ADMIN)
+async def list_actions(
+    state: State,
+    since: Since = None,
+    until: Until = None,
+    actor: Text = None,
+    what: Text = None,
+    cursor: Text = None,
+    limit: Limit = 100,
+) -> Response[Any]:
+    """List what operators did by the API and by commands, the newest first."""
+    first, last = _time("from", since), _time("to", until)
+    return await _list(
+        state,
+        lambda connection, cursor, limit: actions.listed(
+            connection,
+            actor=actor,
+            what=what,
+            since=first,
+            until=last,
+            cursor=cursor,
+            limit=limit,
+        ),
+        cursor=cursor,
+        limit=limit,
+    )
+
+
+@get("/metrics", media_type=MediaType.TEXT, include_in_schema=False, **READER)
 async def show_metrics(state: State) -> Response[bytes]:
     """Give what the processes of this machine count, for Prometheus."""
     await _show_balances(state)
@@ -1182,13 +1255,13 @@ async def show_metrics(state: State) -> Response[bytes]:
     return Response(text, media_type="text/plain; version=0.0.4")
 
 
-@get("/health/live", include_in_schema=False, sync_to_thread=False)
+@get("/health/live", include_in_schema=False, sync_to_thread=False, **OPEN)
 def live() -> dict[str, str]:
     """Say that the process answers."""
     return {"status": "live"}
 
 
-@get("/health/ready", include_in_schema=False)
+@get("/health/ready", include_in_schema=False, **OPEN)
 async def ready(state: State) -> Response[dict[str, str]]:
     """Say whether the database answers."""
     try:
@@ -1218,7 +1291,7 @@ def create_app(
                 async with jobs(pool, app.state.callers):
                     yield
 
-    token = hashlib.sha256(api_token(settings).reveal().encode()).digest()
+    doorkeeper = Doorkeeper(api_token(settings))
     app = Litestar(
         [
             register_sent,
@@ -1261,11 +1334,14 @@ def create_app(
             list_drift,
             list_jobs,
             list_pulls,
+            list_actions,
             show_metrics,
             live,
             ready,
         ],
         lifespan=[lifespan],
+        guards=[_permitted],
+        middleware=[_Recorded],
         state=State(
             {
                 "settings": settings,
@@ -1310,7 +1386,9 @@ def create_app(
             version="1",
             # The document itself, and no page: pages of that kind load scripts from other hosts.
             render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
-            openapi_router=_Documents("/schema", route_handlers=[], include_in_schema=False),
+            openapi_router=_Documents(
+                "/schema", route_handlers=[], include_in_schema=False, opt=READER["opt"]
+            ),
             use_handler_docstrings=True,
             components=Components(
                 security_schemes={"token": SecurityScheme(type="http", scheme="bearer")}
@@ -1320,9 +1398,22 @@ def create_app(
         logging_config=None,  # ours stands
         debug=False,
     )
+    _declare_files(app)
     # Around everything: Litestar's own middleware stands behind the look-up of the path.
-    app.asgi_handler = _Authorized(app.asgi_handler, token)
+    app.asgi_handler = _Authorized(app, doorkeeper)
     return app
+
+
+def _declare_files(app: Litestar) -> None:
+    """Say in the document that a list with a `format` is given as a file too."""
+    for path in (app.openapi_schema.paths or {}).values():
+        if path.get is None or path.get.responses is None:
+            continue
+        if any(getattr(each, "name", "") == "format" for each in path.get.parameters or ()):
+            content = path.get.responses["200"].content  # type: ignore[union-attr]
+            assert content is not None
+            file = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+            content |= {each: OpenAPIMediaType(schema=file) for each in _MEDIA_TYPES.values()}
 
 
 class _Documents(Router):
@@ -1334,44 +1425,133 @@ class _Documents(Router):
         return super().register(value)
 
 
-class _Authorized:
-    """Lets nothing through without the API token, but for health: not even what does not exist."""
+# On every answer, unless it brings its own: nothing of it is for a browser to run, frame or keep.
+_HEADERS = {
+    b"cache-control": b"no-store",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'; sandbox",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"referrer-policy": b"no-referrer",
+    b"x-content-type-options": b"nosniff",
+}
 
-    def __init__(self, app: ASGIApp, token: bytes) -> None:
-        self._app = app
-        self._token = token
+
+class _Authorized:
+    """Lets nothing through without a token, but for health: not even what does not exist."""
+
+    def __init__(self, app: Litestar, doorkeeper: Doorkeeper) -> None:
+        self._state = app.state
+        self._app = app.asgi_handler
+        self._doorkeeper = doorkeeper
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] == ScopeType.WEBSOCKET
-            or scope["path"] in ("/health/live", "/health/ready")
-            or self._admits(scope)
-        ):
+        if scope["type"] == ScopeType.WEBSOCKET:
             await self._app(scope, receive, send)
             return
-        body = msgspec.json.encode(
-            ProblemDetails("about:blank", "Unauthorized", 401, "no API token, or another")
-        )
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 401,
-                "headers": [
-                    (b"content-type", b"application/problem+json"),
-                    (b"content-length", str(len(body)).encode()),
-                    (b"www-authenticate", b"Bearer"),
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    def _admits(self, scope: Scope) -> bool:
+        async def guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                brought = {name.lower() for name, _ in message["headers"]}
+                added = [pair for pair in _HEADERS.items() if pair[0] not in brought]
+                message = {**message, "headers": [*message["headers"], *added]}
+            await send(message)
+
+        if scope["path"] not in ("/health/live", "/health/ready"):
+            try:
+                caller = await self._caller(scope)
+            except DATABASE_ERRORS as error:
+                log.error("database.away", error=type(error).__name__)
+                problem = ProblemDetails(
+                    "about:blank", "Service Unavailable", 503, "the database is away; try again"
+                )
+                await _say(guarded, problem, (b"retry-after", b"5"))
+                return
+            if caller is None:
+                problem = ProblemDetails(
+                    "about:blank", "Unauthorized", 401, "no API token, or another"
+                )
+                await _say(guarded, problem, (b"www-authenticate", b"Bearer"))
+                return
+            scope["user"] = caller
+        await self._app(scope, receive, guarded)
+
+    async def _caller(self, scope: Scope) -> Asker | None:
         for name, value in scope["headers"]:
             if name == b"authorization":
                 scheme, _, given = value.partition(b" ")
-                digest = hashlib.sha256(given.strip()).digest()
-                return scheme.lower() == b"bearer" and hmac.compare_digest(digest, self._token)
-        return False
+                if scheme.lower() != b"bearer":
+                    return None
+                return await self._doorkeeper.asker(
+                    self._state.pool, given.strip(), now=datetime.now(UTC)
+                )
+        return None
+
+
+async def _say(send: Any, problem: ProblemDetails, header: tuple[bytes, bytes]) -> None:
+    body = msgspec.json.encode(problem)
+    headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", str(len(body)).encode()),
+        header,
+    ]
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _permitted(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Refuse a caller whose role is too small; a route that declares none is nobody's."""
+    if connection.scope["method"] == "OPTIONS":  # type: ignore[typeddict-item]
+        return  # Litestar's own, which says what methods there are
+    if "role" not in handler.opt:
+        raise PermissionDeniedException("nobody may ask this")
+    if handler.opt["role"] is not None:
+        _require(connection.scope, handler.opt["role"])
+
+
+def _require(scope: Scope, role: Role) -> None:
+    if scope["user"].role < role:
+        raise PermissionDeniedException(f"this takes a token with the role {role.word}")
+
+
+class _Recorded:
+    """Records every call that may change something, before it is carried out and after."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self._app(scope, receive, send)
+            return
+        pool = scope["litestar_app"].state.pool
+        caller: Asker = scope["user"]
+        action = actions.Action(
+            id=uuid4(),
+            actor=caller.name,
+            role=caller.role.word,
+            via="api",
+            peer=(scope["client"] or ("",))[0],
+            what=f"{scope['method']} {_template(scope['path_template'])}",
+        )
+        noted = await actions.begin(pool, action, **scope["path_params"])
+        ended = False
+
+        async def told(message: Any) -> None:
+            nonlocal ended
+            if message["type"] == "http.response.start":
+                ended = True
+                status = message["status"]
+                await actions.end(pool, action, noted, failed=status >= 400, status=status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, told)
+        finally:
+            if not ended:  # the caller went away
+                await actions.end(pool, action, noted, failed=True, status=499)
+
+
+def _template(path: str) -> str:
+    return re.sub(r"\{(\w+):\w+\}", r"{\1}", path)
 
 
 async def _list(
@@ -1543,6 +1723,7 @@ def _account(state: State, name: str) -> AccountSettings:
     settings: AccountSettings | None = state.settings.accounts.get(name)
     if settings is None:
         raise Unprocessable(f"no account {name[:64]!r} in the settings")
+    actions.concerns(account=name)
     return settings
 
 
@@ -1553,9 +1734,11 @@ def _accounts(state: State, name: str | None) -> list[str]:
 
 def _period(text: str) -> periods.Period:
     try:
-        return periods.parse(text)
+        period = periods.parse(text)
     except ValueError as error:
         raise Unprocessable(str(error)) from None
+    actions.concerns(period=period)
+    return period
 
 
 def _problem_response(status: int, detail: str) -> Response[Any]:

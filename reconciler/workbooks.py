@@ -26,6 +26,9 @@ CHUNK_BYTES = 1 << 15
 MAX_PART_BYTES = 2 << 30
 # What is parsed until an element must be at its end: its tree takes some thirty times as much.
 MAX_ELEMENT_BYTES = 4 << 20
+# Sheets of real bills unpack to some ten times, of nothing but equal rows to fifty; zip can do a thousand.
+MAX_RATIO = 200
+RATIO_FROM_BYTES = 64 << 20  # below, whatever it is, it is read in seconds
 MAX_DIRECTORY_BYTES = 4 << 20
 MAX_SHEETS = 1_000
 MAX_COLUMNS = 16_384
@@ -261,6 +264,9 @@ class Workbook:
         """
         if self._size(part) > MAX_PART_BYTES:
             raise WorkbookError(f"unpacks to more than {MAX_PART_BYTES >> 30} GiB; save it as CSV")
+        packed = self._parts[part.lower()].compress_size
+        if self._size(part) > max(RATIO_FROM_BYTES, MAX_RATIO * packed):
+            raise WorkbookError(f"unpacks to more than {MAX_RATIO} times its size; save it as CSV")
         builder = TreeBuilder()
         top = builder.start("top", {})
         parser = XMLParser(target=builder)  # noqa: S314  entities are refused

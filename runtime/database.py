@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -53,12 +54,16 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """Where the database is and how to talk to it: a value that can go to other processes."""
+    """Where the database is and how to talk to it: a value that can go to other processes.
+
+    Each connection takes `role`, if one is given, where its log-in may; else it is said once.
+    """
 
     dsn: Secret
     name: str  # what PostgreSQL calls us in pg_stat_activity
     pool_size: int = 10
     statement_cache: int = 256
+    role: str | None = None
 
     @property
     def place(self) -> str:
@@ -80,7 +85,7 @@ class Database:
                 **self._arguments(),
                 min_size=0,
                 max_size=size or self.pool_size,
-                init=_prepare,
+                init=self._prepare,
                 reset=_nothing,
             )
         try:
@@ -98,7 +103,7 @@ class Database:
             connection = await asyncpg.connect(  # type: ignore[no-untyped-call]
                 **self._arguments()
             )
-            await _prepare(connection)
+            await self._prepare(connection)
         try:
             major = connection.get_server_version().major
             if major < OLDEST_MAJOR:
@@ -137,6 +142,20 @@ class Database:
             "server_settings": {"application_name": self.name, "timezone": "UTC"},
         }
 
+    async def _prepare(self, connection: Any) -> None:
+        await connection.execute(QUERIES["lose_patience"])
+        await connection.set_type_codec(
+            "jsonb",
+            schema="pg_catalog",
+            format="binary",
+            encoder=_encode_jsonb,
+            decoder=_decode_jsonb,
+        )
+        if self.role is None:
+            return
+        if await connection.fetchval(QUERIES["become"], self.role) is None:
+            _say_all_rights(self.name, self.role)
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
@@ -164,8 +183,13 @@ def server(settings: Settings) -> Iterator[Embedded | None]:
         embedded.stop()
 
 
-def of(settings: Settings, embedded: Embedded | None, name: str) -> Database:
-    """Describe the database that `settings` name, or else the one that `embedded` runs."""
+def of(
+    settings: Settings, embedded: Embedded | None, name: str, *, role: str | None = None
+) -> Database:
+    """Describe the database that `settings` name, or else the one that `embedded` runs.
+
+    Behind PgBouncer, which hands one connection to many, no role is taken.
+    """
     url = settings.database.url
     if url is None:
         assert embedded is not None
@@ -175,6 +199,7 @@ def of(settings: Settings, embedded: Embedded | None, name: str) -> Database:
         name=f"huizhi {name}",
         pool_size=settings.database.pool_size,
         statement_cache=settings.database.statement_cache,
+        role=role if settings.database.statement_cache else None,
     )
 
 
@@ -234,15 +259,9 @@ def explained(error: Exception, place: str) -> Problem:
             return DatabaseUnavailable(f"PostgreSQL at {place}: {type(error).__name__}: {error}")
 
 
-async def _prepare(connection: Any) -> None:
-    await connection.execute(QUERIES["lose_patience"])
-    await connection.set_type_codec(
-        "jsonb",
-        schema="pg_catalog",
-        format="binary",
-        encoder=_encode_jsonb,
-        decoder=_decode_jsonb,
-    )
+@functools.cache
+def _say_all_rights(process: str, role: str) -> None:
+    log.warning("database.all_rights", process=process, lacking=role)
 
 
 def _encode_jsonb(value: Any) -> bytes:

@@ -15,7 +15,13 @@ FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 CALLBACKS = Counter(
     "huizhi_callbacks_total",
     "Callbacks by what became of them",
-    ["account", "outcome"],  # recorded, duplicate, spooled, forged, foreign, too_large, unavailable
+    # recorded, duplicate, spooled, forged, foreign, too_large, limited, unavailable
+    ["account", "outcome"],
+)
+DROPPED = Counter(
+    "huizhi_connections_dropped_total",
+    "Connections to the receiver that were ended before a request was whole",
+    ["reason"],  # malformed, head, slow, unread, crowded
 )
 BATCH_RECORDS = Histogram(
     "huizhi_batch_records",

@@ -56,6 +56,7 @@ _PRICE = 'decimal text such as "0.035"'
 Text = Annotated[str, Meta(min_length=1, description="text")]
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
 Count = Annotated[int, Meta(ge=1, description="an integer of at least 1")]
+Rate = Annotated[float, Meta(gt=0, le=100_000, description="a number above 0")]
 Zone = Annotated[ZoneInfo, Meta(description=_ZONE)]
 Encoding = Literal["utf-8", "gb18030", "big5"]
 Delimiter = Literal[",", "\t", ";", "|"]
@@ -91,6 +92,7 @@ class ReceiverSettings(_Table, frozen=True, kw_only=True):
     max_body_bytes: Count = 1_048_576
     spool_max_bytes: Count = 1_073_741_824
     trusted_proxies: Annotated[Networks, Meta(description=_NETWORKS)] = Networks()
+    callbacks_per_second_per_peer: Rate | None = None
 
 
 class ReconcilerSettings(_Table, frozen=True, kw_only=True):
@@ -136,9 +138,8 @@ class _Account(_Table, frozen=True, kw_only=True):
     poll_until_hours: Annotated[
         float, Meta(gt=0, le=87_600, description="a number of hours above 0")
     ] = 72
-    requests_per_second: Annotated[
-        float, Meta(gt=0, le=100_000, description="a number above 0")
-    ] = 20
+    requests_per_second: Rate = 20
+    callbacks_per_second: Rate | None = None
     segment_rule: Rule | None = None
     segment_unit: Unit | None = None
     tariffs: Annotated[list[dict[str, Any]], Meta(description="tables headed [[….tariffs]]")] = (
@@ -164,6 +165,7 @@ class AccountSettings(Struct, frozen=True, kw_only=True):
     poll_after_seconds: float
     poll_until_hours: float
     requests_per_second: float
+    callbacks_per_second: float | None
     rule: Rule
     unit: Unit
     tariffs: tuple[Tariff, ...]
@@ -398,6 +400,7 @@ class _Reader:
             poll_after_seconds=read.poll_after_seconds,
             poll_until_hours=read.poll_until_hours,
             requests_per_second=read.requests_per_second,
+            callbacks_per_second=read.callbacks_per_second,
             rule=read.segment_rule or gateway.rule(account),
             unit=read.segment_unit or gateway.unit,
             tariffs=self.tariffs(f"{at}.tariffs", read.tariffs),

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
+import hypothesis
 import pytest
 from serving import Api
 
@@ -24,6 +25,11 @@ from runtime.migrate import migrate
 from runtime.queries import SQL
 
 CITUS = os.environ.get("TEST_CITUS_URL")
+
+# The same examples every time: what fails on one machine fails on all. HYPOTHESIS_PROFILE=default
+# looks for new ones.
+hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.fixture(scope="session")

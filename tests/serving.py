@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ class Api:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        app = create_app(parse(SETTINGS, self._folder / "huizhi.toml", {}), self._database)
+        # With the rights that it has where `huizhi` starts it.
+        database = replace(self._database, role="huizhi_reconciler")
+        app = create_app(parse(SETTINGS, self._folder / "huizhi.toml", {}), database)
 
         async def faulty(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] != "http":

@@ -243,6 +243,37 @@ def test_every_command_is_documented_with_its_options() -> None:
     assert documented == made
 
 
+# What changes nothing, or is no single act of an operator: services, and what needs no database.
+_READING = {
+    *(
+        "init",
+        "check-config",
+        "completion",
+        "migrate",
+        "serve",
+        "receiver",
+        "reconciler",
+        "sandbox",
+        "demo",
+    ),
+    *("statement list", "evidence", "chain head", "chain verify", "credit list", "inbound"),
+    *("discrepancy list", "discrepancy show", "discrepancy ageing", "sign list", "template list"),
+    *("audit", "segments", "token list", "actions", "suspects list", "alarms", "arrivals", "drift"),
+}
+
+
+def test_every_command_that_changes_something_is_recorded_as_what_an_operator_did() -> None:
+    recorded = {
+        name: getattr(command.callback, "writes", None)
+        for name, command in _commands()
+        if name not in _READING
+    }
+    assert recorded == {name: name for name in recorded}
+    assert not any(
+        hasattr(command.callback, "writes") for name, command in _commands() if name in _READING
+    )
+
+
 def test_every_documented_command_exists() -> None:
     from huizhi.__main__ import COMMANDS
 
@@ -356,6 +387,25 @@ def test_sql_lives_in_sql_files_only() -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert not sql.search(node.value), f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+def test_no_sql_is_put_together_where_it_is_run() -> None:
+    runs = {"execute", "executemany", "fetch", "fetchrow", "fetchval", "cursor", "prepare"}
+    # The runner's time-out, which PostgreSQL takes as no parameter; a server that is no database yet.
+    exempt = {ROOT / "runtime/migrate.py", ROOT / "runtime/embedded.py"}
+    seen = 0
+    for path in CODE:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in runs
+                and node.args
+            ):
+                seen += 1
+                made = isinstance(node.args[0], ast.JoinedStr | ast.BinOp | ast.Call)
+                assert not made or path in exempt, f"{path.relative_to(ROOT)}:{node.lineno}"
+    assert seen > 100
 
 
 def test_files_for_spreadsheets_are_written_in_the_one_place_that_guards_their_cells() -> None:

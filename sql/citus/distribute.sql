@@ -9,6 +9,8 @@ CREATE EXTENSION IF NOT EXISTS citus;
 SELECT create_distributed_table('messages', 'shard', colocate_with => 'none');
 SELECT create_distributed_table('awaiting', 'shard', colocate_with => 'messages');
 SELECT create_distributed_table('reports', 'shard', colocate_with => 'messages');
+SELECT create_distributed_table('suspects', 'shard', colocate_with => 'messages');
+SELECT create_distributed_table('suspect_decisions', 'shard', colocate_with => 'messages');
 SELECT create_distributed_table('lines', 'shard', colocate_with => 'messages');
 SELECT create_distributed_table('discrepancies', 'shard', colocate_with => 'messages');
 SELECT create_distributed_table('run_reports', 'shard', colocate_with => 'messages');

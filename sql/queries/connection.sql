@@ -13,3 +13,15 @@ SELECT
 -- Lets this transaction pause for as long as packing evidence, or a reader of a large export, takes. Only for
 -- one that locks nothing that others wait for.
 SET LOCAL idle_in_transaction_session_timeout = '15min';
+
+-- name: become
+-- Takes a role until the connection ends, if there is one of that name and this log-in may take it; else returns
+-- nothing. From PostgreSQL 16 on one may be a member without being let.
+SELECT set_config('role', r.rolname, false)
+FROM pg_roles AS r
+WHERE
+    r.rolname = $1
+    AND pg_has_role(
+        r.oid,
+        CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END
+    );

@@ -213,3 +213,17 @@ def test_every_command_can_be_imported_and_has_help(name: str) -> None:
     assert command.name == name
     assert command.help
     assert any("--config" in parameter.opts for parameter in command.params)
+
+
+def test_a_callback_token_that_can_be_guessed_is_pointed_out(tmp_path: Path) -> None:
+    text = '[accounts.{}]\ngateway = "thinkapi"\ncredentials = {{ app_code = "x" }}\n'
+    text += 'callback_tokens = ["{}"]\n'
+    (tmp_path / "huizhi.toml").write_text(
+        text.format("short", "hush") + text.format("long", "x" * 16), "utf-8"
+    )
+    told = huizhi(tmp_path, "check-config")
+    assert told.returncode == 0
+    notes = [line.strip() for line in told.stdout.splitlines() if "note" in line]
+    assert notes == [
+        "note        short has a callback token of less than 16 characters: it can be guessed"
+    ]

@@ -41,14 +41,19 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Re
     started: list[Receiver] = []
 
     def start(
-        database: Database, *, port: int | None = None, wait: bool = True, more: str = ""
+        database: Database,
+        *,
+        port: int | None = None,
+        wait: bool = True,
+        more: str = "",
+        first: str = "",
     ) -> Receiver:
         # One data_dir a database: what is spooled for one must not be drained into another.
         place = folder / hashlib.sha256(database.dsn.reveal().encode()).hexdigest()[:8]
         place.mkdir(exist_ok=True)
         file = place / f"huizhi-{uuid.uuid4().hex[:8]}.toml"
         file.write_text(SETTINGS.format(receiver=more))
-        receiver = Receiver(file, database.dsn.reveal(), port or free_port())
+        receiver = Receiver(file, database.dsn.reveal(), port or free_port(), first)
         started.append(receiver)
         if wait:
             receiver.up()

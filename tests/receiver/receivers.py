@@ -46,20 +46,22 @@ from runtime.database import Database
 from runtime.sockets import bind
 read = settings.load(Path(sys.argv[1]), {})
 logs.configure(secrets=read.secrets)
-worker.run(read, Database(dsn=Secret(sys.argv[2]), name="receiver"), bind("127.0.0.1", int(sys.argv[3])))
+# With the rights that it has where `huizhi` starts it.
+database = Database(dsn=Secret(sys.argv[2]), name="receiver", role="huizhi_receiver")
+worker.run(read, database, bind("127.0.0.1", int(sys.argv[3])))
 """
 
 
 class Receiver:
-    """One receiver process; others may share its port."""
+    """One receiver process; others may share its port. `first` is Python that it runs before all."""
 
-    def __init__(self, file: Path, dsn: str, port: int) -> None:
+    def __init__(self, file: Path, dsn: str, port: int, first: str = "") -> None:
         self.port = port
         self.spool = file.parent / "data" / "spool"
         self.log = file.parent / f"receiver-{uuid.uuid4().hex[:8]}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", WORKER, str(file), dsn, str(port)],
+                [sys.executable, "-c", first + WORKER, str(file), dsn, str(port)],
                 cwd=ROOT,
                 env={"PATH": os.environ["PATH"]},
                 stdout=log,

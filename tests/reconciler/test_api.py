@@ -72,7 +72,8 @@ Api = httpx.AsyncClient
 @asynccontextmanager
 async def serving(database: Database, settings: Settings = SETTINGS) -> AsyncIterator[Api]:
     """Yield a client, with the token, of an API on a port of its own."""
-    app = create_app(settings, database)
+    # With the rights that it has where `huizhi` starts it.
+    app = create_app(settings, replace(database, role="huizhi_reconciler"))
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -189,6 +190,7 @@ PATHS = (
     f"/v1/reconciliations/{NOBODY}/discrepancies",
     f"/v1/reconciliations/{NOBODY}/evidence",
     "/v1/chain/head",
+    "/v1/actions",
     f"/v1/discrepancies/{NOBODY}",
     "/v1/discrepancies/ageing",
     f"/v1/reconciliations/{NOBODY}/causes",
@@ -752,7 +754,7 @@ async def test_every_list_is_paged_whole(api: Api, pool: Any) -> None:
             pushed({"action": "template", "template": {**review, "content": "c"}}),
             pushed(sms.encode(), "sms"),
             pushed(report(f"nobody-{number}", 1, "2024-10-05 09:30:05")),
-            pushed(report(f"m{number:05}", 1, "2024-10-05 05:30:05")),
+            pushed(report(f"m{number:05}", 1, "2024-10-04 09:30:05")),
         )
         await pool.execute(
             "INSERT INTO alarms (id, account, kind, since, last_seen_at, words, figures)"

@@ -208,7 +208,8 @@ def test_newest_tariff_on_or_before_the_day_holds(folder: Path) -> None:
                 ("port = 8080", "port = true", "receiver.port: expected a port from 0 to 65535, got true or false"),
                 ("port = 8080", "prot = 8080", "receiver.prot: unknown key; did you mean port?"),
                 ("workers = 2", "workers = 0", "receiver.workers: expected an integer of at least 1"),
-                ("workers = 2", "threads = 2", "receiver.threads: unknown key; expected one of host, port, workers, max_body_bytes, spool_max_bytes, trusted_proxies"),
+                ("workers = 2", "threads = 2", "receiver.threads: unknown key; expected one of host, port, workers, max_body_bytes, spool_max_bytes, trusted_proxies, "
+            "callbacks_per_second_per_peer"),
                 ('["10.0.0.0/8"]', '["10.0.0.0/33"]', 'receiver.trusted_proxies: expected a list of networks such as ["203.0.113.0/24"]'),
                 ('["10.0.0.0/8"]', "[7]", 'receiver.trusted_proxies: expected a list of networks such as ["203.0.113.0/24"]'),
                 ('"./data"', "7", "data_dir: expected text, got an integer"),

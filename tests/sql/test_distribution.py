@@ -49,12 +49,21 @@ LOCAL = {
     "document_features": "the fields of vendors' documents",
     "positions": "a row a reader and account",
     "migrations": "a row a migration",
+    "even_outcomes": "a row for thousands of a run's messages",
+    "alarms": "a row an alarm",
+    "arrival_curves": "a row an account",
+    "arrival_days": "a row an account and day",
+    "document_features": "what a vendor's documents look like",
+    "positions": "a row an account",
+    "api_tokens": "a row a token",
+    "operator_actions": "two rows an action of a person",
 }
 
 # Joins by something else, and why.
 APART = {
     "messages_to_link": "what is linked is found by its key; a page of messages is looked up at a time",
     "unlinked_in_linked": "a proof over everything, made by a person",
+    "list_suspects": "a page of suspects, each with where its record came from",
     "demo_messages": "the demo's own, on one server",
     "list_suspects": "a page of suspects, each looked up in records by its digest",
     "identifiable_by_reports": "the few messages in doubt, by their number among the few orphans",
