@@ -26,7 +26,9 @@ COMMANDS = {
     "send": ("huizhi.send:send", "Send a text through an account's vendor, once."),
     "sent": ("huizhi.ledger:sent", "Register sent messages from a file."),
     "poll": ("huizhi.poll:poll", "Ask the vendors once, now, for what is missing."),
-    "replay": ("huizhi.replay:replay", "Parse quarantined callbacks again."),
+    "replay": ("huizhi.replay:replay", "Parse stored bytes again with today's parsers."),
+    "retention": ("huizhi.retention:retention", "Purge what is old enough (留存), or say what."),
+    "erase": ("huizhi.erase:erase", "Erase one number everywhere on request (删除权)."),
     "statement": ("huizhi.statement:statement", "Import and list vendors' bills."),
     "reconcile": ("huizhi.reconcile:reconcile", "Hold a bill against the ledger."),
     "evidence": ("huizhi.evidence:evidence", "Pack a reconciliation with all its evidence."),
@@ -70,6 +72,7 @@ THEMES = {
     ),
     "Keep watch": ("alarms", "suspects", "arrivals", "drift"),
     "Check the bill": ("statement", "reconcile", "discrepancy", "credit", "audit"),
+    "Forget": ("retention", "erase"),
     "Prove it": ("evidence", "chain", "actions"),
     "Try it": ("sandbox", "demo"),
 }

@@ -110,7 +110,24 @@ MANUAL = {
         exits=_ASKED,
         environment=_SECRETS,
     ),
-    "replay": Page(examples=("huizhi replay --dry-run", "huizhi replay --account think-main")),
+    "replay": Page(
+        examples=(
+            "huizhi replay --dry-run",
+            "huizhi replay --account think-main --from 2026-10-01",
+            "huizhi replay --list --output json",
+        )
+    ),
+    "retention": Page(
+        examples=("huizhi retention --dry-run", "huizhi retention --account think-main"),
+        exits={0: "purged, or nothing was old enough", 1: "another process is purging an account"},
+    ),
+    "erase": Page(
+        examples=("huizhi erase --by wang", "cat number.txt | huizhi erase --output json"),
+        exits={
+            0: "erased everywhere, or found nowhere",
+            1: "some is held back, being sent or settled: erase it again",
+        },
+    ),
     "statement import": Page(
         examples=(
             "huizhi statement import bill.xlsx --account think-main --period 2026-10 --preview",

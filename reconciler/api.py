@@ -57,12 +57,14 @@ from reconciler import (
     cases,
     chain,
     credits,
+    erasure,
     evidence,
     exports,
     ledger,
     match,
     periods,
     reading,
+    replay,
     sending,
     statements,
     suspects,
@@ -75,6 +77,7 @@ from reconciler.tables import FileError
 from reconciler.tokens import Asker, Doorkeeper, Role
 from runtime import LeaseLost, Problem, metrics, trust
 from runtime.database import DATABASE_ERRORS, Database
+from runtime.pseudonyms import OtherKey, pseudonyms
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings, Settings, api_token
 
@@ -353,7 +356,7 @@ async def list_callbacks(
     )
 
 
-@get("/v1/callbacks/{callback_id:str}/body", responses=SHOWING, **READER)
+@get("/v1/callbacks/{callback_id:str}/body", responses=_problems(404, 410), **READER)
 async def callback_body(state: State, callback_id: FromPath[str]) -> Response[bytes]:
     """Give the exact bytes of a callback, or of a vendor's reply that is evidence for a report."""
     try:
@@ -884,6 +887,49 @@ def _check_kind(kind: str | None) -> None:
         raise Unprocessable(f"no such kind; there are {', '.join(match.KINDS)}")
 
 
+class Number(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose number to erase, and in whose name."""
+
+    phone: Name
+    by: Name = "api"
+
+
+@post("/v1/erasures", status_code=200, responses=_problems(409, 413, 422), **ADMIN)
+async def erase_number(state: State, data: JSONBody[Number]) -> dict[str, Any]:
+    """Erase one number everywhere; it answers when that is done."""
+    done = await erasure.erase(
+        state.pool,
+        state.settings.accounts,
+        pseudonyms(state.settings),
+        data.phone,
+        by=data.by,
+        now=datetime.now(UTC),
+    )
+    return msgspec.to_builtins(done)  # type: ignore[no-any-return]
+
+
+@get("/v1/erasures", responses=LISTING, **READER)
+async def list_erasures(state: State, cursor: Text = None, limit: Limit = 100) -> Response[Any]:
+    """List erasures, the newest first; never the numbers."""
+    return await _list(
+        state,
+        lambda connection, cursor, limit: erasure.erasures(connection, cursor=cursor, limit=limit),
+        cursor=cursor,
+        limit=limit,
+    )
+
+
+@get("/v1/replays", responses=LISTING, **READER)
+async def list_replays(state: State, cursor: Text = None, limit: Limit = 100) -> Response[Any]:
+    """List what was parsed again and put right, the newest first."""
+    return await _list(
+        state,
+        lambda connection, cursor, limit: replay.replays(connection, cursor=cursor, limit=limit),
+        cursor=cursor,
+        limit=limit,
+    )
+
+
 @get("/v1/signs", responses=LISTING, **READER)
 async def list_signs(
     state: State,
@@ -1321,6 +1367,9 @@ def create_app(
             change_cases,
             import_credits,
             list_credits,
+            erase_number,
+            list_erasures,
+            list_replays,
             list_signs,
             list_templates,
             list_inbound,
@@ -1367,6 +1416,9 @@ def create_app(
             evidence.BadHead: _unprocessable,
             evidence.NoPackage: _unprocessable,
             LeaseLost: _try_again,
+            erasure.NoNumber: _unprocessable,
+            OtherKey: _conflict,
+            reading.Gone: _gone,
             sending.NothingSent: _nothing_sent,
             sending.Interrupted: _interrupted,
             Unsupported: _unprocessable,
@@ -1780,6 +1832,10 @@ def _problem(_: object, error: HTTPException) -> Response[Any]:
 
 def _unprocessable(_: object, error: Exception) -> Response[Any]:
     return _problem_response(422, str(error))
+
+
+def _gone(_: object, error: Problem) -> Response[Any]:
+    return _problem_response(410, str(error))
 
 
 def _conflict(_: object, error: Exception) -> Response[Any]:

@@ -56,6 +56,43 @@ def message(row: Any) -> bytes:
     )
 
 
+def lasting(row: Any) -> bytes:
+    """Return what is never purged of a message: also when its text and then its number go."""
+    return text(
+        {
+            "id": str(row["id"]),
+            "account": row["account"],
+            "vendor_message_id": row["vendor_message_id"],
+            "sent_at": moment(row["sent_at"]),
+            "registered_at": moment(row["registered_at"]),
+            "segments": row["segments"],
+            "segments_given": row["segments_given"],
+        }
+    )
+
+
+def purged_content(records: Iterable[bytes], messages: Iterable[Any]) -> bytes:
+    """Return the digest of what a purge names: records' digests in order, messages in that of ids."""
+    return digest(*sorted(records), b"", *map(lasting, sorted(messages, key=lambda row: row["id"])))
+
+
+def purge(row: Any) -> bytes:
+    """Return a purge: by whom, of how much, and the digest of what it names."""
+    return text(
+        {
+            "id": str(row["id"]),
+            "account": row["account"],
+            "what": row["what"],
+            "purged_at": moment(row["purged_at"]),
+            "purged_by": row["purged_by"],
+            "records": row["records"],
+            "messages": row["messages"],
+            "content": row["content"].hex(),
+            "touched": [str(id) for id in row["touched"]],
+        }
+    )
+
+
 async def lines(connection: Any, statement: Any) -> AsyncIterator[bytes]:
     """Yield a statement's lines, each ended by a line feed; within a transaction."""
     async for row in connection.cursor(QUERIES["lines_in_order"], statement, prefetch=_ROWS):
@@ -142,7 +179,10 @@ def _suspicion(row: Any) -> dict[str, Any]:
 
 
 async def statement(connection: Any, row: Any) -> bytes:
-    """Return a statement with the digests of its file and of its lines; within a transaction."""
+    """Return a statement with the digests of its file and of its lines; within a transaction.
+
+    The lines' is the one kept, where numbers in them were purged.
+    """
     return text(
         {
             "id": str(row["id"]),
@@ -154,7 +194,7 @@ async def statement(connection: Any, row: Any) -> bytes:
             "file_sha256": row["file_digest"].hex(),
             "format": row["format"],
             "lines": row["lines"],
-            "lines_sha256": await sha256(lines(connection, row["id"])),
+            "lines_sha256": row["lines_sha256"] or await sha256(lines(connection, row["id"])),
             "segments": row["segments"],
             "amount": _money(row["amount"]),
             "imported_at": moment(row["imported_at"]),
@@ -163,7 +203,10 @@ async def statement(connection: Any, row: Any) -> bytes:
 
 
 async def run(connection: Any, row: Any) -> bytes:
-    """Return a run with the digests of what it found and of its reports; within a transaction."""
+    """Return a run with the digests of what it found and of its reports; within a transaction.
+
+    They are those kept, where numbers in them were purged.
+    """
     return text(
         {
             "id": str(row["id"]),
@@ -174,8 +217,9 @@ async def run(connection: Any, row: Any) -> bytes:
             "run_at": moment(row["run_at"]),
             "rules": row["rules"],
             "result": msgspec.json.decode(row["result"]),
-            "discrepancies_sha256": await sha256(discrepancies(connection, row["id"])),
-            "reports_sha256": await sha256(reports(connection, row["id"])),
+            "discrepancies_sha256": row["discrepancies_sha256"]
+            or await sha256(discrepancies(connection, row["id"])),
+            "reports_sha256": row["reports_sha256"] or await sha256(reports(connection, row["id"])),
         }
     )
 

@@ -116,7 +116,8 @@ async def explain_segments(connection: Any, settings: AccountSettings) -> None:
     """Tell the cause of each line that was billed with other segments; part of a run."""
     async for rows in _pages(connection, QUERIES["texts_to_explain"]):
         causes = [
-            segment_cause(
+            row["told"]
+            or segment_cause(
                 row["content"],
                 row["sign"],
                 billed=row["billed_segments"],

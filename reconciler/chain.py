@@ -1,12 +1,13 @@
 """The chain: everything recorded, linked so that nobody can change, drop or add a thing unseen.
 
-A link is over a tree of what was linked with it (records, registered messages, statements, runs) and
-over the link before it. Linking happens after settling, in the order in which things are found and
+A link is over a tree of what was linked with it (records, registered messages, statements, runs, purges)
+and over the link before it. Linking happens after settling, in the order in which things are found and
 not in that of any number, so a transaction that commits late is linked late, and once.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -121,6 +122,9 @@ async def link(lease: Lease) -> bool:
         found = await _records(connection, batches)
         found += await _messages(connection, calls)
         found += await _statements(connection)
+        purges = await connection.fetch(QUERIES["purges_to_link"], _TAKEN_ROWS)
+        found += [_purge(row) for row in purges]
+        await connection.execute(QUERIES["purges_linked"], [row["id"] for row in purges])
         await _add(connection, height, 0, found)
         # After the records: a run keeps those of its reports whose records are linked.
         closed = [await _run(connection, row) for row in runs]
@@ -184,6 +188,10 @@ async def _statements(connection: Any) -> list[Entry]:
 
 async def _statement(connection: Any, row: Any) -> Entry:
     return _entry("statement", row, row["imported_at"], await canonical.statement(connection, row))
+
+
+def _purge(row: Any) -> Entry:
+    return _entry("purge", row, row["purged_at"], canonical.purge(row))
 
 
 async def _run(connection: Any, row: Any) -> Entry:
@@ -283,9 +291,19 @@ async def _verify_link(connection: Any, row: Any) -> AsyncIterator[Fault]:
 
 
 async def _stored_records(connection: Any, keys: list[bytes]) -> dict[bytes, Entry]:
-    """Return what is stored under `keys`, as it would be linked: under another key if its bytes changed."""
+    """Return what is stored under `keys`, as it would be linked: under another key if its bytes changed.
+
+    A purged record is taken at its digest: which were purged is linked itself.
+    """
     rows = await connection.fetch(QUERIES["records_to_verify"], keys)
-    return {row["digest"]: _record(row, record_digest(row)) for row in rows}
+    return {row["digest"]: _stored_record(row) for row in rows}
+
+
+def _stored_record(row: Any) -> Entry:
+    if row["purged_content"] is None:
+        return _record(row, record_digest(row))
+    at, kept = row["received_at"], row["purged_content"]
+    return Entry("record", row["digest"], row["account"], at, kept)
 
 
 def record_digest(row: Any) -> bytes:
@@ -304,17 +322,57 @@ async def _stored_messages(connection: Any, keys: list[bytes]) -> dict[bytes, En
     rows = await connection.fetch(
         QUERIES["messages_to_verify"], [shard_of_message(id) for id in ids], ids
     )
-    return {row["id"].bytes: _message(row) for row in rows}
+    return {row["id"].bytes: _stored_message(row) for row in rows}
+
+
+def _stored_message(row: Any) -> Entry:
+    """Take a purged message at its digest: what is never purged of it is linked with its purge."""
+    if row["purged_content"] is None:
+        return _message(row)
+    at, kept = row["registered_at"], row["purged_content"]
+    return Entry("message", row["id"].bytes, row["account"], at, kept)
 
 
 async def _stored_statements(connection: Any, keys: list[bytes]) -> dict[bytes, Entry]:
-    rows = [await connection.fetchrow(QUERIES["statement"], UUID(bytes=key)) for key in keys]
-    return {row["id"].bytes: await _statement(connection, row) for row in rows if row is not None}
+    found = {}
+    for key in keys:
+        row = await connection.fetchrow(QUERIES["statement"], UUID(bytes=key))
+        if row is not None and row["lines_sha256"] is not None:
+            kept = await connection.fetchrow(QUERIES["kept_lines"], row["id"])
+            totals = (kept["lines"], kept["segments"]) == (row["lines"], row["segments"])
+            if not (kept["purged"] and totals):
+                row = {**row, "lines_sha256": None}
+        if row is not None:
+            found[key] = await _statement(connection, row)
+    return found
 
 
 async def _stored_runs(connection: Any, keys: list[bytes]) -> dict[bytes, Entry]:
-    rows = [await connection.fetchrow(QUERIES["run"], UUID(bytes=key)) for key in keys]
-    return {row["id"].bytes: await _run_entry(connection, row) for row in rows if row is not None}
+    found = {}
+    for key in keys:
+        row = await connection.fetchrow(QUERIES["run"], UUID(bytes=key))
+        if row is not None and row["discrepancies_sha256"] is not None:
+            kept = await connection.fetchrow(QUERIES["kept_discrepancies"], row["id"])
+            said = msgspec.json.decode(row["result"])["difference"]
+            totals = kept["segments"] == said["segments"]
+            totals = totals and kept["amount"] == Decimal(said["amount"])
+            if not (kept["purged"] and totals):
+                row = {**row, "discrepancies_sha256": None, "reports_sha256": None}
+        if row is not None:
+            found[key] = await _run_entry(connection, row)
+    return found
+
+
+async def _stored_purges(connection: Any, keys: list[bytes]) -> dict[bytes, Entry]:
+    """Return purges as they would be linked of what names them now."""
+    rows = await connection.fetch(QUERIES["purges_to_verify"], [UUID(bytes=key) for key in keys])
+    found = {}
+    for row in rows:
+        named = await connection.fetch(QUERIES["records_of_purge"], row["id"])
+        messages = await connection.fetch(QUERIES["messages_of_purge"], row["id"])
+        content = canonical.purged_content([each["digest"] for each in named], messages)
+        found[row["id"].bytes] = _purge({**row, "content": content})
+    return found
 
 
 _Stored = Callable[[Any, list[bytes]], Awaitable[dict[bytes, Entry]]]
@@ -323,4 +381,5 @@ _STORED: dict[str, _Stored] = {
     "message": _stored_messages,
     "statement": _stored_statements,
     "run": _stored_runs,
+    "purge": _stored_purges,
 }

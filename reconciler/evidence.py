@@ -121,6 +121,13 @@ async def _write(
     await _spool(files / "reports.ndjson", canonical.reports(connection, run_id))
     await _spool(files / "messages.ndjson", _messages(connection, run_id))
     await _spool(files / "records.ndjson", _records(connection))
+    purged = {
+        name: canonical.moment(at)
+        for name, id in (("run", run_id), ("statement", run["statement_id"]))
+        if (at := await connection.fetchval(QUERIES["purged_since"], id)) is not None
+    }
+    if purged:
+        (files / "purged.json").write_bytes(canonical.text(purged))
     progress("tables")
     await _tables(files, run["run_at"])
     progress("proofs")
@@ -140,7 +147,10 @@ async def _spool(path: Path, pieces: AsyncIterator[bytes]) -> None:
 
 async def _messages(connection: Any, run_id: UUID) -> AsyncIterator[bytes]:
     async for row in connection.cursor(QUERIES["evidence_messages"], run_id, prefetch=_ROWS):
-        yield canonical.message(row) + b"\n"
+        said = canonical.message(row)
+        if purged := _purged(row["purged_at"]):
+            said = canonical.text({**json.loads(said), **purged})
+        yield said + b"\n"
 
 
 async def _records(connection: Any) -> AsyncIterator[bytes]:
@@ -158,10 +168,16 @@ async def _records(connection: Any) -> AsyncIterator[bytes]:
                     "query": row["query"].hex(),
                     "headers": row["headers"],
                     "peer": row["peer"],
+                    **_purged(row["purged_at"]),
                 }
             )
             + b"\n"
         )
+
+
+def _purged(at: datetime | None) -> dict[str, str]:
+    """Say when something lost its bytes, if it did."""
+    return {} if at is None else {"purged_at": canonical.moment(at)}
 
 
 async def _tables(files: Path, made_at: datetime) -> None:
@@ -237,6 +253,8 @@ async def _pack(connection: Any, folder: Path, progress: Progress) -> None:
             sums.write(await asyncio.to_thread(_put_file, archive, path))
         count = 0
         async for row in connection.cursor(QUERIES["evidence_records"], prefetch=_RECORDS):
+            if row["purged_at"] is not None:
+                continue  # its digest is what is left
             name = f"records/{row['digest'].hex()}.bin"
             sums.write(await asyncio.to_thread(_put, archive, name, row["body"]))
             count += 1

@@ -25,7 +25,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from gateways.errors import GatewayError
 from gateways.gateway import Call
 from gateways.http import open_client
-from reconciler import arrivals, chain, drift, suspects
+from reconciler import arrivals, chain, drift, retention, suspects
 from reconciler import lease as leases
 from reconciler.balances import poll_balance
 from reconciler.lease import Lease
@@ -35,8 +35,9 @@ from reconciler.sending import give_up_dead, resolve
 from reconciler.sweep import sweep
 from runtime import LeaseLost, Problem, metrics, settlement
 from runtime.database import DATABASE_ERRORS
+from runtime.pseudonyms import pseudonyms
 from runtime.queries import QUERIES
-from runtime.settings import Settings
+from runtime.settings import AccountSettings, Settings
 
 log = structlog.get_logger()
 
@@ -55,6 +56,7 @@ SUSPECTS_SECONDS = 60.0
 SILENCE_SECONDS = 60.0
 ARRIVALS_SECONDS = 3600.0
 DRIFT_SECONDS = 60.0
+RETENTION_SECONDS = 3600.0
 RESOLVE_SECONDS = 10.0
 # A job that runs less often is looked at as often: to be taken up soon after its holder died.
 LONGEST_TICK_SECONDS = 10.0
@@ -336,6 +338,15 @@ def jobs_of(settings: Settings, asking: Mapping[str, Caller]) -> list[Job]:
             work=lambda lease: _read_documents(settings, lease),
         ),
     ]
+    jobs += [
+        Job(
+            name="retention",
+            account=name,
+            every_seconds=RETENTION_SECONDS,
+            work=partial(_retain, settings, account),
+        )
+        for name, account in settings.accounts.items()
+    ]
     for name, caller in asking.items():
         jobs += [
             Job(name=work_name, account=name, every_seconds=seconds, work=work)
@@ -451,6 +462,16 @@ async def _watch_silence(settings: Settings, pool: Any) -> Done:
 async def _read_documents(settings: Settings, lease: Lease) -> Done:
     await drift.read(settings.accounts, lease, now=datetime.now(UTC))
     return Done()
+
+
+async def _retain(settings: Settings, account: AccountSettings, lease: Lease) -> Done:
+    done = await retention.purge_account(
+        lease, account, partial(pseudonyms, settings), by="retention", now=datetime.now(UTC)
+    )
+    return Done(
+        purged=done.bodies + done.texts + done.numbers,
+        held=done.held_unclosed + done.held_disputed,
+    )
 
 
 async def give_up_dead_sends(settings: Settings, pool: Any) -> Done:

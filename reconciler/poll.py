@@ -61,6 +61,8 @@ class Done(msgspec.Struct, kw_only=True):
     pages: int = 0
     rows: int = 0
     lost: int = 0
+    purged: int = 0
+    held: int = 0
     failures: list[str] = []
     retry_after_seconds: float = 0.0
     refused: bool = False
@@ -76,7 +78,18 @@ class Done(msgspec.Struct, kw_only=True):
 
     def add(self, other: "Done") -> None:
         """Add what another pass did."""
-        for name in ("asked", "answered", "final", "expired", "pages", "rows", "lost", "failures"):
+        counts = (
+            "asked",
+            "answered",
+            "final",
+            "expired",
+            "pages",
+            "rows",
+            "lost",
+            "purged",
+            "held",
+        )
+        for name in (*counts, "failures"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.retry_after_seconds = max(self.retry_after_seconds, other.retry_after_seconds)
         self.refused = self.refused or other.refused

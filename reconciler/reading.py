@@ -21,6 +21,7 @@ from reconciler.match import EXACT, money, ranked_causes
 from reconciler.periods import Period
 from reconciler.suspects import OFF_HOUR_SECONDS
 from reconciler.suspects import id_of as suspect_id
+from runtime import Problem
 from runtime.identity import PROVISIONAL, shard_of, shard_of_message
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings
@@ -540,11 +541,22 @@ async def callbacks(
     )
 
 
+class Gone(Problem):
+    """Bytes that were purged."""
+
+
 async def record_bytes(connection: Any, digest: bytes) -> bytes | None:
-    """Return the exact bytes that a vendor sent: the body, or the query string of a GET push."""
+    """Return the exact bytes that a vendor sent: the body, or the query string of a GET push.
+
+    None if there is no such record; raises `Gone`.
+    """
     row = await connection.fetchrow(QUERIES["record_body"], digest)
     if row is None:
         return None
+    if row["purged_at"] is not None:
+        raise Gone(
+            f"purged on {row['purged_at']:%Y-%m-%d} under retention or erased; its digest is kept"
+        )
     body: bytes = row["body"] or row["query"]
     return body
 

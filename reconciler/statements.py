@@ -317,6 +317,9 @@ async def import_file(
             totals.amount,
             now,
         )
+        # What names a message whose number was purged is named as the ledger names it.
+        if await connection.fetchval(QUERIES["numbers_were_purged"], name):
+            await connection.execute(QUERIES["redact_new_lines"], statement)
         # A line can tell what became of a message that nobody knew the outcome of.
         identified = await sending.resolve_by_statement(
             connection, account, statement, period.bounds(account.account.zone)

@@ -119,6 +119,18 @@ CHAIN_BEHIND_SECONDS = Gauge(
     multiprocess_mode="mostrecent",
 )
 
+PURGED = Counter(
+    "huizhi_purged_total",
+    "What was purged under retention",
+    ["account", "what"],  # bodies, texts, numbers
+)
+HELD = Gauge(
+    "huizhi_retention_held",
+    "What is old enough to be purged and held back",
+    ["account", "why"],  # unclosed (days), disputed (rows)
+    multiprocess_mode="mostrecent",
+)
+
 
 def exposition(folder: str | None) -> bytes:
     """Return all metrics in Prometheus' text format, of all processes sharing `folder` if given."""

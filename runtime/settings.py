@@ -103,6 +103,23 @@ class ReconcilerSettings(_Table, frozen=True, kw_only=True):
     api_token: Annotated[Secret, Meta(description=_HIDDEN_TEXT)] | None = None
 
 
+class RetentionSettings(_Table, frozen=True, kw_only=True):
+    """For a missing `pseudonym_key` see `runtime.pseudonyms`."""
+
+    pseudonym_key: Annotated[Secret, Meta(description=_HIDDEN_TEXT)] | None = None
+
+
+Days = Annotated[int, Meta(ge=1, le=36_500, description="a number of days of at least 1")]
+
+
+class Retention(_Table, frozen=True, kw_only=True):
+    """How many days after it was sent or received something is kept; None: for ever."""
+
+    bodies_days: Days | None = None
+    texts_days: Days | None = None
+    numbers_days: Days | None = None
+
+
 class Tariff(_Table, frozen=True, kw_only=True):
     """What a billed segment costs from `start` on (`from` in the file), in the account's zone."""
 
@@ -142,6 +159,7 @@ class _Account(_Table, frozen=True, kw_only=True):
     callbacks_per_second: Rate | None = None
     segment_rule: Rule | None = None
     segment_unit: Unit | None = None
+    retention: Retention = Retention()
     tariffs: Annotated[list[dict[str, Any]], Meta(description="tables headed [[….tariffs]]")] = (
         msgspec.field(default_factory=list)
     )
@@ -169,6 +187,7 @@ class AccountSettings(Struct, frozen=True, kw_only=True):
     rule: Rule
     unit: Unit
     tariffs: tuple[Tariff, ...]
+    retention: Retention = Retention()
 
     def tariff_on(self, day: date) -> Tariff | None:
         """The newest tariff from on or before `day`, a day in the account's zone; pure."""
@@ -212,6 +231,7 @@ class _File(_Table, frozen=True, kw_only=True):
     database: DatabaseSettings = DatabaseSettings()
     receiver: ReceiverSettings = msgspec.field(default_factory=ReceiverSettings)
     reconciler: ReconcilerSettings = ReconcilerSettings()
+    retention: RetentionSettings = RetentionSettings()
     accounts: Annotated[dict[str, Any], Meta(description="tables headed [accounts.NAME]")] = (
         msgspec.field(default_factory=dict)
     )
@@ -235,6 +255,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     accounts: Mapping[str, AccountSettings]
     statements: Mapping[str, StatementFormat]
     secrets: tuple[Secret, ...]
+    retention: RetentionSettings = RetentionSettings()
 
 
 def load(path: Path | None = None, env: Mapping[str, str] = os.environ) -> Settings:
@@ -272,7 +293,11 @@ def api_token(settings: Settings) -> Secret:
     """
     if settings.reconciler.api_token is not None:
         return settings.reconciler.api_token
-    file = api_token_file(settings)
+    return kept_secret(api_token_file(settings))
+
+
+def kept_secret(file: Path) -> Secret:
+    """The secret in `file`, made if it is not there, as `api_token` says; raises `SettingsError`."""
     try:
         if not file.exists():
             _make_token(file)
@@ -291,7 +316,7 @@ def api_token_file(settings: Settings) -> Path:
 
 def _make_token(file: Path) -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".api-token-", dir=file.parent)  # mode 600
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)  # mode 600
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as written:
             written.write(secrets.token_urlsafe(32) + "\n")
@@ -349,6 +374,7 @@ class _Reader:
                 name: self.statement(name, table) for name, table in read.statements.items()
             },
             secrets=tuple(self.secrets),
+            retention=read.retention,
         )
 
     def account(self, name: str, table: Any, zone: ZoneInfo) -> AccountSettings:
@@ -404,7 +430,28 @@ class _Reader:
             rule=read.segment_rule or gateway.rule(account),
             unit=read.segment_unit or gateway.unit,
             tariffs=self.tariffs(f"{at}.tariffs", read.tariffs),
+            retention=self.retention(f"{at}.retention", read),
         )
+
+    def retention(self, at: str, read: _Account) -> Retention:
+        """Check that nothing goes while its vendor is still asked, and no number stays in what stays."""
+        kept = read.retention
+        for name in ("bodies_days", "texts_days", "numbers_days"):
+            days = getattr(kept, name)
+            if days is not None and days * 24 < read.poll_until_hours:
+                raise self.wrong(
+                    f"{at}.{name}",
+                    f"expected days that are not over before poll_until_hours, {read.poll_until_hours:g}",
+                )
+            if name == "numbers_days" or kept.numbers_days is None:
+                continue
+            if days is None or days > kept.numbers_days:
+                got = "missing; " if days is None else ""
+                raise self.wrong(
+                    f"{at}.{name}",
+                    f"{got}expected at most numbers_days, {kept.numbers_days}, since numbers stand in them",
+                )
+        return kept
 
     def gateway(self, at: str, table: Mapping[str, Any]) -> Gateway:
         name = table.get("gateway")

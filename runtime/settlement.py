@@ -67,8 +67,8 @@ _ReviewKey = tuple[str, str, str, bytes]
 _BalanceKey = tuple[str, str, bytes]
 
 
-class _Understood(msgspec.Struct):
-    """The events of some records as rows, and what was not understood."""
+class Understood(msgspec.Struct):
+    """The events of some records as rows of their tables, by their keys, and what was not understood."""
 
     reports: dict[_ReportKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
     inbound: dict[_InboundKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
@@ -78,8 +78,10 @@ class _Understood(msgspec.Struct):
     outcomes: dict[UUID, Outcome] = msgspec.field(default_factory=dict)
     # By account: our reference handed back, with the phone and vendor id that it came with.
     references: dict[str, dict[UUID, tuple[str, str]]] = msgspec.field(default_factory=dict)
+    # The fingerprints that a pushed report has where settings of another time judged it.
+    judged: dict[_ReportKey, set[bytes]] = msgspec.field(default_factory=dict)
 
-    def add(self, other: "_Understood") -> None:
+    def add(self, other: "Understood") -> None:
         self.reports.update(other.reports)
         for row in other.inbound.values():
             self.add_inbound(row)
@@ -119,7 +121,7 @@ async def settle(
     Idempotent; what is not understood is quarantined and never stops the rest. Raises only when the
     database cannot be reached or refuses: then the batches stay unsettled and are taken up again.
     """
-    understood = _understand(accounts, found)
+    understood = understand(accounts, found)
     try:
         return await _settle(pool, accounts, understood, batches, now)
     except UNSTORABLE as error:
@@ -141,7 +143,7 @@ async def settle(
     (record,) = found
     kind = type(unstorable).__name__
     log.error("record.not_storable", digest=record.digest.hex(), error=kind)
-    understood = _Understood()
+    understood = Understood()
     understood.quarantine(record, f"cannot be stored: {kind}")
     return await _settle(pool, accounts, understood, batches, now)
 
@@ -200,12 +202,25 @@ async def fold(connection: Any, keys: Sequence[tuple[int, UUID]]) -> int:
         return (await _fold_messages(connection, keys))[0]
 
 
-def _understand(accounts: Mapping[str, AccountSettings], found: Sequence[Record]) -> _Understood:
-    understood = _Understood()
+def understand(
+    accounts: Mapping[str, AccountSettings], found: Sequence[Record], *, judgements: bool = False
+) -> Understood:
+    """Parse records with today's parsers; pure but for what it logs of a parser's bug.
+
+    With `judgements` say too what the same reports are known by if other settings judged them.
+    """
+    understood = Understood()
     for record in found:
         try:
             parsed = _parse(accounts, record)
-            understood.add(_rows(record, parsed, trust.judge_of(accounts, record)))
+            judge = trust.judge_of(accounts, record)
+            rows = _rows(record, parsed, judge)
+            understood.add(rows)
+            if judgements and judge is not None:
+                for other in (*judge.others(), None):
+                    same = _rows(record, parsed, other).reports
+                    for key, (_, _, fingerprint) in zip(rows.reports, same, strict=True):
+                        understood.judged.setdefault(key, set()).add(fingerprint)
         except (Malformed, Garbled) as error:
             understood.quarantine(record, str(error))
             _doubt(understood, record, str(error))
@@ -228,7 +243,7 @@ def _understand(accounts: Mapping[str, AccountSettings], found: Sequence[Record]
     return understood
 
 
-def _doubt(understood: _Understood, record: Record, reason: str) -> None:
+def _doubt(understood: Understood, record: Record, reason: str) -> None:
     """Note of a reply to a send that it does not tell whether anything was sent."""
     if record.call == Call.SEND:
         outcome = _outcome(record, "indeterminate")
@@ -250,9 +265,9 @@ def _parse(accounts: Mapping[str, AccountSettings], record: Record) -> Parsed:
     return records.parse(record, settings.gateway, settings.account)
 
 
-def _rows(record: Record, parsed: Parsed, judge: Judge | None) -> _Understood:
+def _rows(record: Record, parsed: Parsed, judge: Judge | None) -> Understood:
     """Make rows of one record's events; raises, as parsers do, for an event that makes none."""
-    understood = _Understood()
+    understood = Understood()
     for event in parsed.events:
         match event:
             case DeliveryReport():
@@ -282,7 +297,7 @@ def _rows(record: Record, parsed: Parsed, judge: Judge | None) -> _Understood:
 
 
 def _add_report(
-    understood: _Understood, record: Record, event: DeliveryReport, judge: Judge | None
+    understood: Understood, record: Record, event: DeliveryReport, judge: Judge | None
 ) -> None:
     """Add a report under the id that it names its message by, and under each that it may have.
 
@@ -405,7 +420,7 @@ def _seconds(at: datetime | None) -> float | None:
 async def _settle(
     pool: Any,
     accounts: Mapping[str, AccountSettings],
-    understood: _Understood,
+    understood: Understood,
     batches: Sequence[int],
     now: datetime,
 ) -> Settled:
@@ -427,7 +442,7 @@ async def _settle(
 async def _identify(
     connection: Any,
     accounts: Mapping[str, AccountSettings],
-    understood: _Understood,
+    understood: Understood,
     now: datetime,
 ) -> list[sends.Key]:
     """Give messages that we sent their outcomes and ids; return the keys of those that have one now."""
@@ -445,7 +460,7 @@ async def _identify(
     return keys
 
 
-async def _add(connection: Any, understood: _Understood, now: datetime) -> None:
+async def _add(connection: Any, understood: Understood, now: datetime) -> None:
     if understood.reports:
         await connection.execute(QUERIES["add_reports"], *_columns(understood.reports))
     if understood.inbound:
@@ -466,7 +481,7 @@ def _columns(rows: Mapping[Any, tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 async def _fold(
     connection: Any,
-    understood: _Understood,
+    understood: Understood,
     identified: Sequence[sends.Key],
     batches: Sequence[int],
     now: datetime,
@@ -475,11 +490,7 @@ async def _fold(
     async with connection.transaction():
         if keys := [*(key[:2] for key in understood.reports), *identified]:
             changed, known = await _fold_messages(connection, keys)
-            strange = {shard for shard, _ in identified}
-            if len(known) < len(keys):
-                there = {(row["shard"], row["id"]) for row in known}
-                strange.update(key[0] for key in keys if key not in there)
-            await trust.settle_strangers(connection, sorted(strange))
+            await _settle_strangers(connection, keys, identified, known)
         if understood.reviews:
             columns = _columns(understood.reviews)[:3]
             await connection.execute(QUERIES["lock_reviews"], *columns)
@@ -497,9 +508,7 @@ async def _fold_messages(
     Only those that the lock found: one registered since then is folded by its registration, and what
     was read of it here could be older than what another fold has written meanwhile.
     """
-    locked = await connection.fetch(
-        QUERIES["lock_messages"], [shard for shard, _ in keys], [message for _, message in keys]
-    )
+    locked = await _lock(connection, keys)
     if not locked:
         return 0, ()
     shards, ids = [row["shard"] for row in locked], [row["id"] for row in locked]
@@ -510,3 +519,109 @@ async def _fold_messages(
     if done["doubted"]:
         await trust.settle_suspects(connection, shards, ids, sent)
     return done["settled"], locked
+
+
+async def _lock(connection: Any, keys: Sequence[tuple[int, UUID]]) -> Sequence[Any]:
+    locked: Sequence[Any] = await connection.fetch(
+        QUERIES["lock_messages"], [shard for shard, _ in keys], [message for _, message in keys]
+    )
+    return locked
+
+
+async def _settle_strangers(
+    connection: Any,
+    keys: Sequence[tuple[int, UUID]],
+    identified: Sequence[sends.Key],
+    known: Sequence[Any],
+) -> None:
+    """Look for strangers where `keys` name no message, and where a message is known since just now."""
+    strange = {shard for shard, _ in identified}
+    if len(known) < len(keys):
+        there = {(row["shard"], row["id"]) for row in known}
+        strange.update(key[0] for key in keys if key not in there)
+    await trust.settle_strangers(connection, sorted(strange))
+
+
+async def unknown_reports(
+    connection: Any, understood: Understood
+) -> dict[_ReportKey, tuple[Any, ...]]:
+    """Return the reports that are not in the set, however they were judged when they came."""
+    asked = {
+        (shard, id, fingerprint)
+        for shard, id, own in understood.reports
+        for fingerprint in (own, *understood.judged.get((shard, id, own), ()))
+    }
+    if not asked:
+        return {}
+    columns = zip(*sorted(asked), strict=True)
+    there = {tuple(row) for row in await connection.fetch(QUERIES["known_reports"], *columns)}
+    return {
+        key: row
+        for key, row in understood.reports.items()
+        if key not in there
+        and not any((*key[:2], other) in there for other in understood.judged.get(key, ()))
+    }
+
+
+async def replace(
+    connection: Any,
+    accounts: Mapping[str, AccountSettings],
+    found: Sequence[Record],
+    *,
+    replay: UUID,
+    now: datetime,
+) -> int:
+    """Put what today's parsers make of `found` in place of what was made of them, and fold.
+
+    Within the caller's transaction, after the working tables of a replay say what is gone. Returns
+    how many states changed.
+    """
+    digests = [record.digest for record in found]
+    understood = understand(accounts, found, judgements=True)
+    read = [key[:2] for key in understood.reports]
+    gone = await connection.fetch(QUERIES["supersede_reports"], digests, replay)
+    await connection.execute(QUERIES["drop_inbound"], digests)
+    await connection.execute(QUERIES["drop_balances"], digests)
+    unsaid = await connection.fetch(QUERIES["drop_review_results"], digests, now)
+    await connection.execute(
+        QUERIES["release"], [digest for digest in digests if digest not in understood.quarantined]
+    )
+    understood.reports = await unknown_reports(connection, understood)
+    await _add(connection, understood, now)
+    identified = await _identify(connection, accounts, understood, now)
+    keys = [
+        *read,
+        *identified,
+        *((row["shard"], row["message_id"]) for row in gone),
+    ]
+    changed = await _unsettle(connection, accounts, keys, now) if gone else 0
+    if keys:
+        folded, known = await _fold_messages(connection, keys)
+        changed += folded
+        await _settle_strangers(connection, keys, identified, known)
+    reviews = {key[:3] for key in understood.reviews} | {tuple(row) for row in unsaid}
+    if reviews:
+        columns = list(zip(*sorted(reviews), strict=True))
+        await connection.execute(QUERIES["lock_reviews"], *columns)
+        await connection.execute(QUERIES["settle_reviews"], *columns, now)
+    return changed
+
+
+async def _unsettle(
+    connection: Any,
+    accounts: Mapping[str, AccountSettings],
+    keys: Sequence[tuple[int, UUID]],
+    now: datetime,
+) -> int:
+    """Take back final states that nothing which counts says any more, and have their vendors asked again."""
+    locked = await _lock(connection, keys)
+    shards, ids = [row["shard"] for row in locked], [row["id"] for row in locked]
+    rows = await connection.fetch(QUERIES["unsettle_messages"], shards, ids)
+    polls = [
+        (row["shard"], row["id"], row["account"], row["sent_at"], at)
+        for row in rows
+        if (at := sends.first_poll(accounts[row["account"]], row["sent_at"], now)) is not None
+    ]
+    if polls:
+        await connection.execute(QUERIES["await_messages"], *zip(*polls, strict=True))
+    return len(rows)

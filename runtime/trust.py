@@ -7,6 +7,7 @@ the fold until what we ask ourselves confirms it or a person accepts it (decisio
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 from uuid import UUID
 
@@ -48,6 +49,16 @@ class Judge(msgspec.Struct, frozen=True, gc=False):
         if reported is None or reported <= self.latest:
             return self.always
         return "in_future" if self.always is None else f"{self.always} in_future"
+
+    def others(self) -> "list[Judge]":
+        """Return every judge that there may have been of the same push, whatever the settings were."""
+        where = None if self.always is None else self.always.removesuffix("unconfirmed").strip()
+        unconfirmed = f"{where} unconfirmed" if where else "unconfirmed"
+        return [
+            Judge(latest, self.slack_seconds, always)
+            for latest in (-inf, inf)
+            for always in (where or None, unconfirmed)
+        ]
 
 
 def judge_of(accounts: Mapping[str, AccountSettings], record: Record) -> Judge | None:

@@ -9,6 +9,7 @@ CREATE EXTENSION IF NOT EXISTS citus;
 SELECT create_distributed_table('messages', 'shard', colocate_with => 'none');
 SELECT create_distributed_table('awaiting', 'shard', colocate_with => 'messages');
 SELECT create_distributed_table('reports', 'shard', colocate_with => 'messages');
+SELECT create_distributed_table('superseded_reports', 'shard', colocate_with => 'messages');
 SELECT create_distributed_table('suspects', 'shard', colocate_with => 'messages');
 SELECT create_distributed_table('suspect_decisions', 'shard', colocate_with => 'messages');
 SELECT create_distributed_table('lines', 'shard', colocate_with => 'messages');
@@ -27,4 +28,5 @@ SELECT create_distributed_table('inbound', 'shard', colocate_with => 'messages')
 
 SELECT create_distributed_table('records', 'digest', colocate_with => 'none');
 SELECT create_distributed_table('quarantine', 'digest', colocate_with => 'records');
+SELECT create_distributed_table('late_records', 'digest', colocate_with => 'records');
 SELECT create_distributed_table('chain_entries', 'key', colocate_with => 'records');

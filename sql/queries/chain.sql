@@ -142,7 +142,8 @@ SELECT
     s.lines,
     s.segments,
     s.amount,
-    s.imported_at
+    s.imported_at,
+    s.lines_sha256
 FROM statements AS s
 WHERE NOT EXISTS (SELECT 1 FROM chain_entries AS e WHERE e.kind = 'statement' AND e.key = uuid_send(s.id))
 ORDER BY s.imported_at, s.id
@@ -159,7 +160,9 @@ SELECT
     r.statement_id,
     r.run_at,
     r.rules,
-    r.result
+    r.result,
+    r.discrepancies_sha256,
+    r.reports_sha256
 FROM runs AS r
 WHERE
     NOT r.assumed
@@ -269,26 +272,33 @@ WHERE run_id = $1
 ORDER BY seq, shard;
 
 -- name: run_reports_in_order
--- Reads the reports that were linked with a run; one whose row is gone has no status.
+-- Reads the reports that were linked with a run; one that a replay has superseded as it was, one whose row is gone
+-- without a status.
 SELECT
     k.message_id,
     k.fingerprint,
     k.digest,
     k.reasons,
     k.state,
-    r.status,
-    r.vendor_code,
-    r.reason,
-    r.reported_at,
-    r.received_at,
-    r.source,
-    r.billed_segments,
-    r.billed_price,
-    r.billed_amount,
-    r.billed_currency
+    coalesce(s.status, r.status) AS status,
+    coalesce(s.vendor_code, r.vendor_code) AS vendor_code,
+    CASE WHEN s.digest IS NULL THEN r.reason ELSE s.reason END AS reason,
+    CASE WHEN s.digest IS NULL THEN r.reported_at ELSE s.reported_at END AS reported_at,
+    coalesce(s.received_at, r.received_at) AS received_at,
+    coalesce(s.source, r.source) AS source,
+    CASE WHEN s.digest IS NULL THEN r.billed_segments ELSE s.billed_segments END AS billed_segments,
+    CASE WHEN s.digest IS NULL THEN r.billed_price ELSE s.billed_price END AS billed_price,
+    CASE WHEN s.digest IS NULL THEN r.billed_amount ELSE s.billed_amount END AS billed_amount,
+    CASE WHEN s.digest IS NULL THEN r.billed_currency ELSE s.billed_currency END AS billed_currency
 FROM run_reports AS k
 LEFT JOIN reports AS r
     ON k.shard = r.shard AND k.message_id = r.message_id AND k.fingerprint = r.fingerprint
+LEFT JOIN superseded_reports AS s
+    ON
+        k.shard = s.shard
+        AND k.message_id = s.message_id
+        AND k.fingerprint = s.fingerprint
+        AND k.digest = s.digest
 WHERE k.run_id = $1
 ORDER BY k.message_id, k.fingerprint;
 
@@ -319,24 +329,26 @@ WHERE height = $1
 ORDER BY position;
 
 -- name: records_to_verify
--- Reads records whole, by digest.
+-- Reads records whole, by digest; of a purged one also what was linked of what its digest does not cover.
 SELECT
-    digest,
-    account,
-    source,
-    call,
-    subject,
-    received_at,
-    method,
-    query,
-    headers,
-    body,
-    peer
-FROM records
-WHERE digest = ANY($1::bytea[]);
+    r.digest,
+    r.account,
+    r.source,
+    r.call,
+    r.subject,
+    r.received_at,
+    r.method,
+    r.query,
+    r.headers,
+    r.body,
+    r.peer,
+    CASE WHEN r.purge_id IS NOT NULL THEN e.content END AS purged_content
+FROM records AS r
+LEFT JOIN chain_entries AS e ON r.digest = e.key AND e.kind = 'record'
+WHERE r.digest = ANY($1::bytea[]);
 
 -- name: messages_to_verify
--- Reads messages as they were registered.
+-- Reads messages as they were registered; of a purged one also what was linked of it.
 SELECT
     m.id,
     m.account,
@@ -349,9 +361,11 @@ SELECT
     m.content,
     m.sign,
     m.reference,
-    m.template_id
+    m.template_id,
+    CASE WHEN m.purge_id IS NOT NULL THEN e.content END AS purged_content
 FROM unnest($1::integer[], $2::uuid[]) AS t (shard, id)
-INNER JOIN messages AS m ON t.shard = m.shard AND t.id = m.id;
+INNER JOIN messages AS m ON t.shard = m.shard AND t.id = m.id
+LEFT JOIN chain_entries AS e ON uuid_send(m.id) = e.key AND e.kind = 'message';
 
 -- name: statement
 -- Reads one statement.
@@ -367,13 +381,15 @@ SELECT
     lines,
     segments,
     amount,
-    imported_at
+    imported_at,
+    lines_sha256
 FROM statements
 WHERE id = $1;
 
 -- name: unlinked_in_linked
 -- Finds what stands among the linked and no link has: records of linked batches or of no batch at all, and
--- messages that nobody registered; and batches that say they are in a link that is not there.
+-- messages that nobody registered; batches that say they are in a link that is not there; and purges that nobody
+-- made.
 WITH waiting AS (
     SELECT unnest(u.message_ids) AS id
     FROM unlinked_messages AS u
@@ -413,7 +429,31 @@ SELECT
     e.height
 FROM chain_entries AS e
 WHERE NOT EXISTS (SELECT 1 FROM chain_links AS l WHERE l.height = e.height)
-GROUP BY e.height;
+GROUP BY e.height
+UNION ALL
+SELECT
+    'purge',
+    p.id::text,
+    NULL
+FROM purges AS p
+WHERE
+    p.linked
+    AND NOT EXISTS (SELECT 1 FROM chain_entries AS e WHERE e.kind = 'purge' AND e.key = uuid_send(p.id))
+UNION ALL
+SELECT DISTINCT
+    'purge',
+    n.purge_id::text,
+    NULL::bigint
+FROM (
+    SELECT r.purge_id
+    FROM records AS r
+    WHERE r.purge_id IS NOT NULL
+    UNION ALL
+    SELECT m.purge_id
+    FROM messages AS m
+    WHERE m.purge_id IS NOT NULL
+) AS n
+WHERE NOT EXISTS (SELECT 1 FROM purges AS p WHERE p.id = n.purge_id);
 
 -- name: height_of_hash
 -- Says at what height a link stands.
@@ -502,7 +542,8 @@ SELECT
     m.content,
     m.sign,
     m.reference,
-    m.template_id
+    m.template_id,
+    p.purged_at
 FROM (
     SELECT DISTINCT
         d.shard,
@@ -512,6 +553,7 @@ FROM (
     WHERE d.run_id = $1
 ) AS t
 INNER JOIN messages AS m ON t.shard = m.shard AND t.message_id = m.id
+LEFT JOIN purges AS p ON m.purge_id = p.id
 ORDER BY m.id;
 
 -- name: evidence_records
@@ -527,8 +569,10 @@ SELECT
     r.query,
     r.headers,
     r.body,
-    r.peer
+    r.peer,
+    p.purged_at
 FROM evidence AS e
 INNER JOIN records AS r ON e.key = r.digest
+LEFT JOIN purges AS p ON r.purge_id = p.id
 WHERE e.kind = 'record'
 ORDER BY r.digest;

@@ -9,7 +9,7 @@ FROM positions AS p
 WHERE p.reader = $1 AND p.account = $2;
 
 -- name: records_after
--- Reads an account's records after a time and digest and before $4, the oldest first.
+-- Reads an account's records after a time and digest and before $4, the oldest first; not those without bytes.
 SELECT
     r.digest,
     r.account,
@@ -25,6 +25,7 @@ SELECT
     r.peer
 FROM records AS r
 WHERE r.account = $1 AND (r.received_at, r.digest) > ($2, $3::bytea) AND r.received_at < $4
+    AND r.purge_id IS NULL
 ORDER BY r.received_at, r.digest
 LIMIT $5;
 

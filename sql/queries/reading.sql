@@ -241,7 +241,7 @@ CROSS JOIN LATERAL (
         r.headers,
         r.peer,
         r.batch_id,
-        length(r.body) AS bytes
+        coalesce(r.purged_bytes, length(r.body)) AS bytes
     FROM records AS r
     LEFT JOIN batches AS s ON r.batch_id = s.id
     LEFT JOIN quarantine AS n ON r.digest = n.digest
@@ -279,7 +279,7 @@ SELECT
     r.method,
     r.headers,
     r.peer,
-    length(r.body) AS bytes,
+    coalesce(r.purged_bytes, length(r.body)) AS bytes,
     f.reason,
     $2 AS state
 FROM (
@@ -308,13 +308,15 @@ ORDER BY r.received_at DESC, r.digest DESC
 LIMIT $7;
 
 -- name: record_body
--- Reads the exact bytes of a record.
+-- Reads the exact bytes of a record; of a purged one when that was.
 SELECT
-    body,
-    query,
-    source
-FROM records
-WHERE digest = $1;
+    r.body,
+    r.query,
+    r.source,
+    p.purged_at
+FROM records AS r
+LEFT JOIN purges AS p ON r.purge_id = p.id
+WHERE r.digest = $1;
 
 -- name: list_reviews
 -- Lists signs or templates of some accounts with their state.

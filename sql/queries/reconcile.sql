@@ -539,13 +539,28 @@ INNER JOIN messages AS m ON n.shard = m.shard AND n.id = m.id
 WHERE m.content IS NOT NULL AND NOT m.segments_given;
 
 -- name: texts_to_explain
--- Reads the texts of the messages that a run found billed with other segments than ours.
+-- Reads the texts of the messages that a run found billed with other segments than ours; of a purged text what
+-- the last run that could read it told.
 SELECT
     m.shard,
     m.id,
     m.content,
     m.sign,
-    l.billed_segments
+    l.billed_segments,
+    (
+        SELECT d.cause
+        FROM discrepancies AS d
+        INNER JOIN runs AS r ON d.run_id = r.id AND NOT r.assumed
+        WHERE
+            m.purge_id IS NOT NULL
+            AND m.content IS NULL
+            AND d.shard = m.shard
+            AND d.message_id = m.id
+            AND d.kind = 'segments_differ'
+            AND d.billed_segments = l.billed_segments
+        ORDER BY r.run_at DESC, r.id DESC
+        LIMIT 1
+    ) AS told
 FROM run_lines AS l
 INNER JOIN messages AS m ON l.shard = m.shard AND l.message_id = m.id
 WHERE l.kind IS NULL AND l.billed_segments <> l.owed_segments;
@@ -1103,6 +1118,8 @@ SELECT
     r.version,
     r.assumed,
     r.adjusts,
+    r.discrepancies_sha256,
+    r.reports_sha256,
     p.closed_at,
     p.closed_by
 FROM runs AS r

@@ -116,24 +116,3 @@ WHERE id = ANY($1::bigint[]);
 -- Proves, in a transaction that is rolled back, that a callback could be stored.
 INSERT INTO batches (recorder, recorded_at)
 VALUES ('probe', now());
-
--- name: quarantined_records
--- Reads quarantined records of one account or all, after a digest.
-SELECT
-    r.digest,
-    r.account,
-    r.source,
-    r.call,
-    r.subject,
-    r.received_at,
-    r.deliveries,
-    r.method,
-    r.query,
-    r.headers,
-    r.body,
-    r.peer
-FROM quarantine AS q
-INNER JOIN records AS r ON q.digest = r.digest
-WHERE ($1::text IS NULL OR q.account = $1) AND q.digest > $2
-ORDER BY q.digest
-LIMIT $3;

@@ -205,7 +205,11 @@ WITH given AS (
 gone AS (
     DELETE FROM messages AS m
     USING given AS g
-    WHERE m.shard = g.old_shard AND m.id = g.old_id AND m.status IN ('submitting', 'indeterminate')
+    WHERE
+        m.shard = g.old_shard
+        AND m.id = g.old_id
+        AND m.status IN ('submitting', 'indeterminate')
+        AND m.purge_id IS NULL -- its number is gone, and what is linked of it names its id
     RETURNING m.*
 ),
 

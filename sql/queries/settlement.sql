@@ -1,7 +1,110 @@
 -- Folding reports into the state of messages, and results into the state of signs and templates.
 
 -- name: add_reports
--- Adds reports to the set; a word known already changes nothing. Marks those whose message is unknown.
+-- Adds reports to the set; a word known already changes nothing. Marks those whose message is unknown. One for a
+-- message, or an orphan, whose number was purged gets the same pseudonym, and its record is purged soon.
+WITH given AS MATERIALIZED (
+    SELECT
+        t.shard,
+        t.message_id,
+        t.fingerprint,
+        t.account,
+        t.vendor_message_id,
+        coalesce(p.phone, t.phone) AS phone,
+        t.status,
+        t.vendor_code,
+        replace(t.reason, t.phone, coalesce(p.phone, t.phone)) AS reason,
+        t.reported_at,
+        t.received_at,
+        t.source,
+        t.digest,
+        t.alternate,
+        string_to_array(t.also, ' ')::uuid[] AS also,
+        t.billed_segments,
+        t.billed_price,
+        t.billed_amount,
+        t.billed_currency,
+        string_to_array(t.doubts, ' ') AS doubts,
+        coalesce(t.reported_at, t.received_at) + make_interval(secs => t.slack_seconds) AS sent_by,
+        m.id IS NULL AS orphan,
+        p.phone IS NOT NULL AS late
+    FROM unnest(
+        $1::integer[],
+        $2::uuid[],
+        $3::bytea[],
+        $4::text[],
+        $5::text[],
+        $6::text[],
+        $7::text[],
+        $8::text[],
+        $9::text[],
+        $10::timestamptz[],
+        $11::timestamptz[],
+        $12::text[],
+        $13::bytea[],
+        $14::boolean[],
+        $15::text[],
+        $16::integer[],
+        $17::numeric[],
+        $18::numeric[],
+        $19::text[],
+        $20::text[],
+        $21::float8[]
+    ) AS t (
+        shard,
+        message_id,
+        fingerprint,
+        account,
+        vendor_message_id,
+        phone,
+        status,
+        vendor_code,
+        reason,
+        reported_at,
+        received_at,
+        source,
+        digest,
+        alternate,
+        also,
+        billed_segments,
+        billed_price,
+        billed_amount,
+        billed_currency,
+        doubts,
+        slack_seconds
+    )
+    LEFT JOIN LATERAL (
+        SELECT
+            k.id,
+            k.phone
+        FROM messages AS k
+        WHERE k.shard = t.shard AND k.id = t.message_id
+        LIMIT 1 -- and no join: it could read every message that there is
+    ) AS m ON TRUE
+    LEFT JOIN LATERAL (
+        SELECT m.phone
+        WHERE m.phone ~ '[A-Za-z]'
+        UNION ALL
+        (
+            SELECT k.phone
+            FROM reports AS k
+            WHERE m.id IS NULL AND k.shard = t.shard AND k.message_id = t.message_id AND k.phone ~ '[A-Za-z]'
+            LIMIT 1
+        )
+    ) AS p ON TRUE
+),
+
+late AS (
+    INSERT INTO late_records (digest, account)
+    SELECT DISTINCT
+        g.digest,
+        g.account
+    FROM given AS g
+    WHERE g.late
+    ORDER BY g.digest
+    ON CONFLICT (digest) DO NOTHING
+)
+
 INSERT INTO reports (
     shard,
     message_id,
@@ -28,78 +131,30 @@ INSERT INTO reports (
     orphan
 )
 SELECT
-    t.shard,
-    t.message_id,
-    t.fingerprint,
-    t.account,
-    t.vendor_message_id,
-    t.phone,
-    t.status,
-    t.vendor_code,
-    t.reason,
-    t.reported_at,
-    t.received_at,
-    t.source,
-    t.digest,
-    t.alternate,
-    string_to_array(t.also, ' ')::uuid[],
-    t.billed_segments,
-    t.billed_price,
-    t.billed_amount,
-    t.billed_currency,
-    string_to_array(t.doubts, ' '),
-    coalesce(t.reported_at, t.received_at) + make_interval(secs => t.slack_seconds),
-    t.doubts IS NOT NULL,
-    NOT EXISTS (
-        SELECT 1
-        FROM messages AS m
-        WHERE m.shard = t.shard AND m.id = t.message_id
-    )
-FROM unnest(
-    $1::integer[],
-    $2::uuid[],
-    $3::bytea[],
-    $4::text[],
-    $5::text[],
-    $6::text[],
-    $7::text[],
-    $8::text[],
-    $9::text[],
-    $10::timestamptz[],
-    $11::timestamptz[],
-    $12::text[],
-    $13::bytea[],
-    $14::boolean[],
-    $15::text[],
-    $16::integer[],
-    $17::numeric[],
-    $18::numeric[],
-    $19::text[],
-    $20::text[],
-    $21::float8[]
-) AS t (
-    shard,
-    message_id,
-    fingerprint,
-    account,
-    vendor_message_id,
-    phone,
-    status,
-    vendor_code,
-    reason,
-    reported_at,
-    received_at,
-    source,
-    digest,
-    alternate,
-    also,
-    billed_segments,
-    billed_price,
-    billed_amount,
-    billed_currency,
-    doubts,
-    slack_seconds
-)
+    g.shard,
+    g.message_id,
+    g.fingerprint,
+    g.account,
+    g.vendor_message_id,
+    g.phone,
+    g.status,
+    g.vendor_code,
+    g.reason,
+    g.reported_at,
+    g.received_at,
+    g.source,
+    g.digest,
+    g.alternate,
+    g.also,
+    g.billed_segments,
+    g.billed_price,
+    g.billed_amount,
+    g.billed_currency,
+    g.doubts,
+    g.sent_by,
+    g.doubts IS NOT NULL,
+    g.orphan
+FROM given AS g
 ON CONFLICT (shard, message_id, fingerprint) DO NOTHING;
 
 -- name: lock_messages

@@ -64,7 +64,9 @@ def test_every_route_declares_the_least_role_it_needs() -> None:
         role = handler.opt["role"]
         if path.startswith("/health/"):
             assert role is None
-        elif path in ("/v1/actions", "/v1/reconciliations/{run_id}/close"):
+        elif path in ("/v1/actions", "/v1/reconciliations/{run_id}/close") or (
+            (method, path) == ("POST", "/v1/erasures")
+        ):
             assert role is Role.ADMIN
         else:
             assert role is (Role.READER if method == "GET" else Role.OPERATOR), path

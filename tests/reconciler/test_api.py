@@ -183,6 +183,8 @@ LISTS = (
 )
 PATHS = (
     *LISTS,
+    "/v1/erasures",
+    "/v1/replays",
     f"/v1/messages/{NOBODY}",
     f"/v1/sends/{NOBODY}",
     "/v1/callbacks/00/body",

@@ -185,7 +185,7 @@ async def test_a_run_that_rests_on_what_is_not_settled_has_no_package_yet(
 
 def test_the_verifier_is_short_and_needs_nothing_of_ours() -> None:
     source = Path(verifier.__file__).read_text("utf-8")
-    assert len(source.splitlines()) < 300
+    assert len(source.splitlines()) < 315
     modules = {
         line.split()[1].partition(".")[0] for line in source.splitlines() if "import " in line[:12]
     }

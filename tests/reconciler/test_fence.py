@@ -57,6 +57,7 @@ LEFT = {
     "arrivals": "arrival_days",
     "silence": "alarms",
     "drift": "positions",
+    "retention": "purges",
 }
 # What a vendor handed out once is kept by whoever read it.
 KEPT = {"records", "batches", "pulls"}
@@ -128,6 +129,7 @@ def _settings(folder: Path, url: str) -> Settings:
     ):
         lines += [f"[accounts.{name}]", f'gateway = "{gateway}"', f'base_url = "{place}"']
         lines += [f"credentials = {credentials}", "requests_per_second = 1000"]
+        lines.append("retention = { bodies_days = 30 }")
     file = folder / "huizhi.toml"
     file.write_text("\n".join(lines), "utf-8")
     return load(file, env={})
@@ -224,6 +226,8 @@ async def _something_for_every_job(pool: Any, read: Settings, asking: dict[str, 
         said="2020-01-01 00:00:00",
         received_at=NOW - timedelta(minutes=10),
     )
+    # A push of which nobody needs the bytes any more.
+    await _push(pool, asking, "old", PHONE, settled=True, received_at=NOW - timedelta(days=40))
     # Receipts that come at once, and have stopped.
     for number in range(100):
         await _register(pool, read, "sms", f"silent-{number}", NOW - timedelta(minutes=3))

@@ -215,6 +215,8 @@ async def test_all_jobs_run_by_themselves(pool: Any, tmp_path: Path) -> None:
         ("query_status", "api", None),
         ("resolve", "api", None),
         ("resolve", "sms", None),
+        ("retention", "api", None),
+        ("retention", "sms", None),
         ("settle", "", None),
         ("silence", "", None),
         ("suspects", "", None),
@@ -341,7 +343,7 @@ async def test_clock_ends_no_waiting_for_a_vendor_that_reports_nothing(
     assert await pool.fetchval("SELECT status FROM messages") == status
     async with open_client() as http:
         made = jobs.jobs_of(read, callers(read, pool, http, recorder="test"))
-    assert [job.name for job in made if job.account] == ["expire"] * reports
+    assert [job.name for job in made if job.account] == ["retention", *["expire"] * reports]
 
 
 async def test_an_account_nobody_knows_is_a_problem(pool: Any, tmp_path: Path) -> None:

@@ -57,11 +57,17 @@ LOCAL = {
     "positions": "a row an account",
     "api_tokens": "a row a token",
     "operator_actions": "two rows an action of a person",
+    "purges": "a row for some hundreds of purged rows",
+    "purged_days": "a row an account and day",
+    "pseudonym_keys": "one row",
+    "erasures": "a row a request",
+    "replays": "a row a replay",
 }
 
 # Joins by something else, and why.
 APART = {
     "messages_to_link": "what is linked is found by its key; a page of messages is looked up at a time",
+    "messages_to_verify": "a proof of what was purged, a hundred messages at a time",
     "unlinked_in_linked": "a proof over everything, made by a person",
     "list_suspects": "a page of suspects, each with where its record came from",
     "demo_messages": "the demo's own, on one server",
