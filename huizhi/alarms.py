@@ -5,7 +5,7 @@ from typing import Any
 import rich_click as click
 
 from huizhi import cli_config
-from huizhi.options import OUTPUTS, account_of, one_page, output_option, show_list, with_pool
+from huizhi.options import OUTPUTS, names_of, one_page, output_option, show_list, with_pool
 from reconciler import alarms as kinds
 from reconciler import arrivals as learned
 from reconciler import reading
@@ -21,9 +21,7 @@ _SHOWN = ("account", "kind", "since", "last_seen_at", "ended_at", "words")
 def alarms(account: str | None, kind: str | None, ended: bool, output: str) -> int:
     """List alarms, the newest first: silence, suspect reports, changed documents."""
     settings = cli_config.settings()
-    if account is not None:
-        account_of(settings, account)
-    accounts = sorted(settings.accounts) if account is None else [account]
+    accounts = names_of(settings, account)
 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
@@ -50,9 +48,7 @@ def alarms(account: str | None, kind: str | None, ended: bool, output: str) -> i
 def arrivals(account: str | None, output: str) -> int:
     """Say how soon receipts of each account come, or that it is still being learned."""
     settings = cli_config.settings()
-    if account is not None:
-        account_of(settings, account)
-    accounts = sorted(settings.accounts) if account is None else [account]
+    accounts = names_of(settings, account)
 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:

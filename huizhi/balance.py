@@ -11,6 +11,7 @@ from huizhi import cli_config
 from huizhi.options import (
     OUTPUTS,
     account_of,
+    names_of,
     offered,
     one_page,
     output_option,
@@ -131,10 +132,8 @@ def _audit(settings: Settings, chosen: AccountSettings, text: str, output: str) 
 def _history(
     settings: Settings, account: str | None, since: str | None, until: str | None, output: str
 ) -> int:
-    if account is not None:
-        account_of(settings, account)
+    accounts = names_of(settings, account)
     first, last = span_of(settings, account, since, until)
-    accounts = sorted(settings.accounts) if account is None else [account]
 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:

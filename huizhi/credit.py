@@ -11,6 +11,7 @@ from huizhi import cli_config
 from huizhi.options import (
     OUTPUTS,
     account_of,
+    names_of,
     output_option,
     show_json,
     show_list,
@@ -93,9 +94,7 @@ def import_(file: Path, account: str, sheet: str | None, output: str) -> int:
 def list_(account: str | None, number: str | None, unallocated: bool, output: str) -> int:
     """List lines of credit notes with what became of each; those imported last first."""
     settings = cli_config.settings()
-    if account is not None:
-        account_of(settings, account)
-    accounts = sorted(settings.accounts) if account is None else [account]
+    accounts = names_of(settings, account)
 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:

@@ -5,7 +5,7 @@ from typing import Any
 import rich_click as click
 
 from huizhi import cli_config
-from huizhi.options import OUTPUTS, account_of, output_option, show_list, with_pool
+from huizhi.options import OUTPUTS, names_of, output_option, show_list, with_pool
 from reconciler import reading
 
 
@@ -16,9 +16,7 @@ from reconciler import reading
 def drift(account: str | None, every: bool, output: str) -> int:
     """List fields, types and codes that were new in vendors' documents, the newest first."""
     settings = cli_config.settings()
-    if account is not None:
-        account_of(settings, account)
-    accounts = sorted(settings.accounts) if account is None else [account]
+    accounts = names_of(settings, account)
 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:

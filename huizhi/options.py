@@ -69,6 +69,13 @@ def account_of(settings: Settings, name: str) -> AccountSettings:
         raise Problem(f"no account {name!r} in {settings.file}; there are: {known}") from None
 
 
+def names_of(settings: Settings, account: str | None) -> list[str]:
+    """Return the accounts that a list is of: the one named, else all; raises as `account_of` does."""
+    if account is None:
+        return sorted(settings.accounts)
+    return [account_of(settings, account).account.name]
+
+
 def with_pool(
     settings: Settings, name: str, work: Callable[[Any], Coroutine[Any, Any, int]]
 ) -> int:

@@ -10,6 +10,7 @@ from huizhi import cli_config
 from huizhi.options import (
     OUTPUTS,
     account_of,
+    names_of,
     output_option,
     show_json,
     show_list,
@@ -50,9 +51,7 @@ def suspects() -> None:
 def list_(account: str | None, state: str | None, reason: str | None, output: str) -> int:
     """List suspect reports, those found last first."""
     settings = cli_config.settings()
-    if account is not None:
-        account_of(settings, account)
-    accounts = sorted(settings.accounts) if account is None else [account]
+    accounts = names_of(settings, account)
 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
