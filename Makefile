@@ -1,6 +1,7 @@
 # Everything a person types here. `make help` lists it.
 #
 # Needs: GNU make and Python 3.11, 3.12 or 3.13 with venv and pip. No database server, no container engine.
+# The dashboard's tests need a Chromium too: `make browser`.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -25,7 +26,7 @@ PINNED := $(PIP) install --require-hashes
 SQUAWK := --pg-version=15.0 --assume-in-transaction \
 	--exclude=prefer-robust-stmts,require-lock-timeout,require-statement-timeout,prefer-bigint-over-int
 
-.PHONY: help install demo test serve check torture bench fmt lock clean
+.PHONY: help install demo test serve check torture bench browser screenshots fmt lock clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,7 +36,7 @@ install: $(VENV)/.runtime ## make .venv with all that the service needs
 demo: install ## play a month of traffic with faults, reconcile it, print what was found (KEEP=1: leave it up)
 	$(BIN)/huizhi demo $(if $(filter-out 0,$(KEEP)),--keep)
 
-test: $(VENV)/.test ## run all tests on a PostgreSQL that they start themselves (ARGS=... for pytest)
+test: $(VENV)/.test browser ## run all tests on a PostgreSQL that they start themselves (ARGS=... for pytest)
 	$(BIN)/pytest $(ARGS)
 
 serve: install ## run the service with huizhi.toml from this folder
@@ -59,6 +60,18 @@ check: $(VENV)/.check ## lint, types, import contracts, SQL checks, 20 rounds of
 
 bench: $(VENV)/.bench ## print the benchmarks (ARGS=... for them)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Debian's and Ubuntu's own package, with a font for Chinese; elsewhere HUIZHI_CHROMIUM names a Chromium.
+browser: ## install the browser that the dashboard's tests need, where this may be done (Debian or Ubuntu, as root)
+	@command -v "$${HUIZHI_CHROMIUM:-chromium}" >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			chromium fonts-noto-cjk >/dev/null; } || \
+		echo 'Chromium is not there and cannot be installed: the tests of the dashboard will fail' >&2
+
+screenshots: $(VENV)/.test ## take the pictures of the documents, of a demo that was left up (FOLDER=...)
+	$(BIN)/python scripts/screenshots.py $(FOLDER)
 
 fmt: $(VENV)/.check ## format the code and repair what ruff can repair
 	$(BIN)/ruff check --fix --exit-zero

@@ -102,7 +102,7 @@ def run(settings: Settings, *, receiver: bool, reconciler: bool) -> None:
             places.append(f"receiver    http://{_host(settings.receiver.host)}:{port}/callbacks/…")
         if reconciler:
             api_port = _reserve(stack, settings.reconciler.host, settings.reconciler.port)
-            places.append(f"reconciler  http://{_host(settings.reconciler.host)}:{api_port}/schema")
+            places.append(f"reconciler  http://{_host(settings.reconciler.host)}:{api_port}/")
             api_token(settings)
             if settings.reconciler.api_token is None:
                 places.append(f"API token   in {api_token_file(settings)}")

@@ -42,6 +42,8 @@ _LONGEST = 200
 _subject: ContextVar[dict[str, str] | None] = ContextVar("subject", default=None)
 _redacted = Redaction()
 
+Via = Literal["api", "dashboard", "command"]
+
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
     """Something that an operator does; `what` is a route such as `POST /v1/sent`, or a command."""
@@ -49,7 +51,7 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     id: UUID
     actor: str
     role: str
-    via: Literal["api", "command"]
+    via: Via
     peer: str
     what: str
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -29,6 +29,7 @@ from litestar.exceptions import (
     PermissionDeniedException,
 )
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
+from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import (
@@ -44,7 +45,7 @@ from litestar.openapi.spec.enums import OpenAPIFormat
 from litestar.params import FromPath, HeaderParameter, JSONBody, MultipartBody, QueryParameter
 from litestar.response import Stream
 from litestar.routes import BaseRoute
-from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
+from litestar.types import ControllerRouterHandler, Receive, Scope, Send
 
 from gateways.errors import Unsupported
 from gateways.http import open_client
@@ -57,6 +58,7 @@ from reconciler import (
     cases,
     chain,
     credits,
+    dashboard,
     erasure,
     evidence,
     exports,
@@ -73,6 +75,7 @@ from reconciler.causes import CAUSES
 from reconciler.jobs import holder
 from reconciler.poll import Caller, callers
 from reconciler.reading import Page
+from reconciler.recorded import Recorded
 from reconciler.tables import FileError
 from reconciler.tokens import Asker, Doorkeeper, Role
 from runtime import LeaseLost, Problem, metrics, trust
@@ -1388,9 +1391,9 @@ def create_app(
             live,
             ready,
         ],
-        lifespan=[lifespan],
+        lifespan=[lifespan, dashboard.lifespan],
         guards=[_permitted],
-        middleware=[_Recorded],
+        middleware=[DefineMiddleware(Recorded, via="api", asker=lambda scope: scope["user"])],
         state=State(
             {
                 "settings": settings,
@@ -1452,7 +1455,8 @@ def create_app(
     )
     _declare_files(app)
     # Around everything: Litestar's own middleware stands behind the look-up of the path.
-    app.asgi_handler = _Authorized(app, doorkeeper)
+    guarded = _Authorized(app, doorkeeper)
+    app.asgi_handler = dashboard.Front(app, guarded, doorkeeper)
     return app
 
 
@@ -1507,7 +1511,8 @@ class _Authorized:
                 message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
-        if scope["path"] not in ("/health/live", "/health/ready"):
+        # Who has a session of the dashboard is known already.
+        if scope["path"] not in ("/health/live", "/health/ready") and "user" not in scope:
             try:
                 caller = await self._caller(scope)
             except DATABASE_ERRORS as error:
@@ -1562,48 +1567,6 @@ def _permitted(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRout
 def _require(scope: Scope, role: Role) -> None:
     if scope["user"].role < role:
         raise PermissionDeniedException(f"this takes a token with the role {role.word}")
-
-
-class _Recorded:
-    """Records every call that may change something, before it is carried out and after."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or scope["method"] in ("GET", "HEAD", "OPTIONS"):
-            await self._app(scope, receive, send)
-            return
-        pool = scope["litestar_app"].state.pool
-        caller: Asker = scope["user"]
-        action = actions.Action(
-            id=uuid4(),
-            actor=caller.name,
-            role=caller.role.word,
-            via="api",
-            peer=(scope["client"] or ("",))[0],
-            what=f"{scope['method']} {_template(scope['path_template'])}",
-        )
-        noted = await actions.begin(pool, action, **scope["path_params"])
-        ended = False
-
-        async def told(message: Any) -> None:
-            nonlocal ended
-            if message["type"] == "http.response.start":
-                ended = True
-                status = message["status"]
-                await actions.end(pool, action, noted, failed=status >= 400, status=status)
-            await send(message)
-
-        try:
-            await self._app(scope, receive, told)
-        finally:
-            if not ended:  # the caller went away
-                await actions.end(pool, action, noted, failed=True, status=499)
-
-
-def _template(path: str) -> str:
-    return re.sub(r"\{(\w+):\w+\}", r"{\1}", path)
 
 
 async def _list(

@@ -83,10 +83,14 @@ class Doorkeeper:
         of `DATABASE_ERRORS`.
         """
         digest = hashlib.sha256(given).digest()
+        if hmac.compare_digest(digest, self._of_settings) or _SHAPE.fullmatch(given):
+            return await self.asker_of(pool, digest, now=now)
+        return None
+
+    async def asker_of(self, pool: Any, digest: bytes, *, now: datetime) -> Asker | None:
+        """As `asker`, by the token's sha256: what a session of the dashboard is bound to."""
         if hmac.compare_digest(digest, self._of_settings):
             return Asker(OF_SETTINGS, Role.ADMIN)
-        if not _SHAPE.fullmatch(given):
-            return None
         async with pool.acquire() as connection:
             found = await connection.fetchrow(QUERIES["token_of_hash"], digest, now)
             if found is None:

@@ -661,6 +661,7 @@ class _Demo:
             self._tell(
                 f"\nAPI        {self._values['api']}/v1 (Bearer token: api_token in {settings.file})\n"
                 f"OpenAPI    {self._values['api']}/schema\n"
+                f"dashboard  {self._values['api']}/ (log in with the same token)\n"
                 f"vendors    {self._values['sandbox']}\n"
                 f"command    cd {self._folder} && {Path(sys.executable).parent / 'huizhi'} reconcile"
                 f" --account {THINK} --period {self._month:%Y-%m}\n"

@@ -106,8 +106,7 @@ async def test_a_role_may_what_those_below_it_may_and_no_more(
 
 async def test_no_method_is_a_way_around(api: httpx.AsyncClient, pool: Any) -> None:
     made = await added(pool, "reader")
-    for method, _, handler in routes():
-        path = sorted(handler.paths)[0]
+    for method, path, _ in routes():
         for other in ("OPTIONS", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "BREW"):
             answer = await api.request(other, path, headers=bearer(made.token))
             assert answer.status_code in (204, 400, 403, 404, 405), (other, path)

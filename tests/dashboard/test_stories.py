@@ -1,0 +1,261 @@
+"""The two stories that the dashboard is for, whole, in a real browser and in both languages."""
+
+import io
+import zipfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import NAME, NOW, browsing, log_in, october, push, register, report, serving, settings
+from playwright.async_api import Page, expect
+
+from reconciler.dashboard.words import Words
+from runtime.database import Database
+from runtime.identity import message_id
+
+pytestmark = pytest.mark.anyio
+LANGUAGES = ("en", "zh")
+
+# Headings that nothing is known of; id-3 twice, id-7 failed, id-8 at a wrong price, one nobody sent.
+BILL = "批次,收件,用量,应收\n" + "".join(
+    f"{id},{phone},{segments},{amount}\n"
+    for id, phone, segments, amount in [
+        *((f"id-{n}", f"1380013800{n}", 1, "0.04") for n in range(8)),
+        ("id-3", "13800138003", 1, "0.04"),
+        ("id-8", "13800138008", 1, "0.05"),
+        ("id-9", "13800138009", 2, "0.08"),
+        ("id-x", "13800138099", 1, "0.04"),
+    ]
+)
+
+
+async def shows(page: Page, words: Words, key: str, **values: object) -> None:
+    await expect(page.get_by_text(words(key, **values), exact=False).first).to_be_visible()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_finance_reconciles_a_month_without_a_terminal(
+    database: Database, pool: Any, tmp_path: Path, language: str
+) -> None:
+    given, words = settings(tmp_path), Words(language)
+    await october(pool, given)
+    async with serving(database, given) as address, browsing(address, language) as page:
+        await log_in(page)
+        await page.click(f"nav >> text={words('nav.reconciliation')}")
+
+        # The bill: its headings are not known, so a person says what they are.
+        await page.click(f"main >> text={words('upload.title')}")
+        await page.select_option("#account", "think")
+        await page.fill("#period", "2024-10")
+        await page.set_input_files(
+            "#file", {"name": "账单.csv", "mimeType": "text/csv", "buffer": BILL.encode("gb18030")}
+        )
+        await page.click(f"text={words('upload.look')}")
+        await shows(page, words, "preview.problems", n=1)
+        for heading, field in (
+            ("批次", "vendor_message_id"),
+            ("收件", "phone"),
+            ("用量", "segments"),
+            ("应收", "amount"),
+        ):
+            await page.get_by_label(heading, exact=True).select_option(field)
+        await page.click(f"text={words('preview.read_again')}")
+        await expect(page.locator("pre")).to_contain_text("[statements.think]")
+        await expect(page.locator("dl.figures")).to_contain_text("0.53")
+        await page.get_by_role("button", name=words("preview.import"), exact=True).click()
+
+        # The difference, cause by cause.
+        await page.wait_for_url("**/reconciliation/think/2024-10")
+        await expect(page.locator("dl.figures")).to_contain_text("+0.13")
+        await page.wait_for_selector('[data-chart="waterfall"][data-drawn="yes"] canvas')
+        causes = page.locator("table", has_text=words("period.adds_up"))
+        await expect(causes.locator("tfoot")).to_contain_text("+0.13")
+        for cause in ("double_same_amount", "failed", "price_other", "id_unknown"):
+            await expect(causes).to_contain_text(words(f"cause.{cause}"))
+
+        # One of them is assigned, commented on and disputed; the others stay.
+        await page.select_option("#cases #kind", "billed_twice")
+        await expect(page.locator("#cases tbody tr")).to_have_count(1)
+        await page.check('#cases tbody input[name="case"]')
+        await expect(page.locator("[data-counts]")).to_have_text("1")
+        await page.select_option("#to_state", "disputed")
+        await page.fill("#to_owner", "王芳")
+        await page.fill("#note", "第二行重复，已致函厂商")
+        await page.get_by_role("button", name=words("case.set"), exact=True).click()
+        await shows(page, words, "case.changed", n=1)
+        row = page.locator("#cases tbody tr")
+        await expect(row).to_contain_text("王芳")
+        await expect(row).to_contain_text(words("case.disputed"))
+
+        # Its history, then its message: time line, bytes, and why it counts so many segments.
+        await row.locator("a").first.click()
+        await expect(page.locator(".line")).to_contain_text(NAME)
+        await expect(page.locator(".line")).to_contain_text("已致函厂商")
+        await page.click(f"text={words('case.to_message')}")
+        await expect(page.locator("h1")).to_contain_text("13800138003")
+        await expect(page.locator(".parts")).to_contain_text("【顶想云】")
+        await page.click(f"text={words('message.raw')}")
+        await expect(page.locator(".line pre").first).to_contain_text('"action": "report"')
+
+        # Exports and the evidence package.
+        await page.goto("/reconciliation/think/2024-10")
+        async with page.expect_download() as begun:
+            await page.click(f"text={words('period.found')} CSV")
+        exported = Path(await (await begun.value).path()).read_text("utf-8-sig")
+        assert exported.count("billed_twice") == 1
+        await page.click(f"text={words('period.evidence')}")
+        async with page.expect_download() as begun:
+            await page.click(f"text={words('task.fetch')}")
+        package = zipfile.ZipFile(io.BytesIO(Path(await (await begun.value).path()).read_bytes()))
+        assert {"verify.py", "run.json", "SHA256SUMS"} <= set(package.namelist())
+
+        # Closing is for ever, so it is asked twice.
+        await page.goto("/reconciliation/think/2024-10")
+        await page.click(f"summary:has-text('{words('period.close')}')")
+        await page.check('input[name="sure"]')
+        await page.click(f"text={words('period.close_now')}")
+        await shows(page, words, "period.closed_by", name=NAME)
+        await page.goto("/reconciliation/think/2024-10")
+        await page.get_by_role("button", name=words("period.run_again")).click()
+        await shows(page, words, "period.adjustment_hint")
+        await page.goto("/reconciliation?until=2024-12")
+        await expect(page.locator("td a")).to_contain_text(words("run.closed"))
+        await page.click(f"text={words('nav.log_out')}")
+        await page.wait_for_url("**/login")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_who_is_on_call_finds_the_fault_in_two_clicks(
+    database: Database, pool: Any, tmp_path: Path, language: str
+) -> None:
+    given, words = settings(tmp_path), Words(language)
+    sent = NOW.astimezone(given.timezone) - timedelta(minutes=40)
+    rows = [
+        {
+            "account": "think",
+            "vendor_message_id": f"m-{number}",
+            "phone": f"139001390{number:02}",
+            "sent_at": sent.isoformat(),
+        }
+        for number in range(30)
+    ]
+    await register(pool, given, rows)
+    at = (NOW + timedelta(hours=8)).strftime("%Y-%m-%d %H:%M:%S")
+    await push(pool, given, *(report(f"m-{n}", f"139001390{n:02}", 1, at) for n in range(20)))
+    (bad,) = await push(pool, given, b'{"action": "raport", "sms": {}}')
+    async with serving(database, given) as address, browsing(address, language) as page:
+        await log_in(page)
+        await page.clock.install()
+        await page.goto(f"/?day={sent.date()}")
+        await page.wait_for_selector('[data-chart="hours-1"][data-drawn="yes"] canvas')
+        alarm = page.locator(".alarms li", has_text=words("alarm.quarantine"))
+        await expect(alarm).to_contain_text("think")
+
+        # It is asked for again while the page stands open.
+        await page.evaluate(
+            "htmx.ajax('GET', '/', {target: '#alarms', select: '#alarms', swap: 'outerHTML'})"
+        )
+        await expect(page.locator("#alarms")).to_have_count(1)
+
+        # The first click, and the second.
+        await alarm.locator("a").click()
+        await page.locator("tbody td a").first.click()
+        await expect(page.locator("pre").first).to_contain_text("raport")
+        await expect(page.locator(".notice")).to_contain_text("action is unknown")
+        assert bad.digest.hex() in page.url
+        await page.click(f"text={words('record.hex')}")
+        await expect(page.locator("pre.hex")).to_contain_text("72 61 70 6f")
+
+        # Nothing more is understood of it today; a message can still be found by its number.
+        await page.click(f"nav >> text={words('nav.callbacks')}")
+        await page.click(f".head >> text={words('callbacks.quarantine')}")
+        await page.click(f"text={words('replay.try')}")
+        await shows(page, words, "replay.nothing")
+        await page.click(f"nav >> text={words('nav.messages')}")
+        await page.fill("#phone", "+86 139 0013 9005")
+        await page.keyboard.press("Enter")
+        await page.locator("tbody td a").first.click()
+        await expect(page.locator("h1")).to_contain_text("13900139005")
+        await expect(page.locator("h1")).to_contain_text(words("status.delivered"))
+
+        # A job is run at once, by hand.
+        await page.click(f"nav >> text={words('nav.jobs')}")
+        await page.get_by_role("button", name="join_orphans").click()
+        await expect(page.locator("tr", has_text="join_orphans")).to_contain_text(
+            words("jobs.well")
+        )
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+async def test_every_page_stands_on_every_screen(
+    database: Database, pool: Any, tmp_path: Path, language: str, width: int, scheme: str
+) -> None:
+    given = settings(tmp_path)
+    await october(pool, given)
+    (bad,) = await push(pool, given, b'{"action": "raport", "sms": "' + b"x" * 200 + b'"}')
+    pages = (
+        f"/callbacks/{bad.digest.hex()}",
+        f"/records/{bad.digest.hex()}",
+        f"/messages/{message_id('think', 'id-9', '13800138009')}",
+        "/",
+        "/?day=2024-10-05",
+        "/reconciliation",
+        "/reconciliation/think/2024-10",
+        "/discrepancies",
+        "/messages",
+        "/callbacks",
+        "/callbacks?state=quarantined",
+        "/orphans",
+        "/signs",
+        "/signs?kind=template",
+        "/inbound",
+        "/audit",
+        "/audit/by-day?asked=yes&period=2024-10",
+        "/jobs",
+        "/settings",
+        "/upload",
+        "/tasks/none",
+    )
+    async with (
+        serving(database, given) as address,
+        browsing(address, language, width=width, scheme=scheme) as page,
+    ):
+        await log_in(page)
+        for path in pages:
+            answer = await page.goto(path)
+            assert answer is not None
+            assert answer.status == 200, path
+            spilt = await page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            assert spilt <= 0, f"{path} is {spilt} pixels too wide"
+            assert await page.evaluate(_UNNAMED) == [], path
+            secrets = await page.content()
+            assert "a-secret" not in secrets
+
+
+# What a screen reader would have no name for.
+_UNNAMED = """() => [...document.querySelectorAll('input, select, textarea, button, a[href]')]
+    .filter((each) => each.type !== 'hidden' && !(each.labels?.length || each.getAttribute('aria-label')
+        || each.textContent.trim()))
+    .map((each) => each.outerHTML)"""
+
+
+async def test_a_keyboard_is_enough(database: Database, tmp_path: Path) -> None:
+    given = settings(tmp_path)
+    async with serving(database, given) as address, browsing(address, "en") as page:
+        await page.goto("/login")
+        await page.focus("#name")
+        await page.keyboard.type(NAME)
+        await page.keyboard.press("Tab")
+        await page.keyboard.type("the-token")
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("nav")
+        await page.keyboard.press("Tab")
+        skip = page.locator(".skip")
+        await expect(skip).to_be_focused()
+        await expect(skip).to_be_in_viewport()
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#main")).to_be_focused()
