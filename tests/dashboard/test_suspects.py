@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from browsing import NOW, push, register, report, serving, settings
-from test_access import logged_in, made, visiting
+from test_sessions import logged_in, made, visiting
 
 from reconciler import alarms, reading
 from reconciler.dashboard.words import LANGUAGES, Words

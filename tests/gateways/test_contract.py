@@ -316,7 +316,10 @@ def _hang_up(_request: httpx.Request) -> httpx.Response:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("answer", [401, 403, 404, 429, 500, 503, 200, _hang_up], ids=str)
+@pytest.mark.parametrize(
+    "answer",
+    [401, 403, 404, 429, 500, 503, 200, pytest.param(_hang_up, id="hang-up")],
+)
 @pytest.mark.parametrize(
     ("gateway", "call"),
     [(gateway, call) for gateway in GATEWAYS.values() for call in sorted(gateway.supports)],
