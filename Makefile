@@ -36,8 +36,9 @@ install: $(VENV)/.runtime ## make .venv with all that the service needs
 demo: install ## play a month of traffic with faults, reconcile it, print what was found (KEEP=1: leave it up)
 	$(BIN)/huizhi demo $(if $(filter-out 0,$(KEEP)),--keep)
 
-test: $(VENV)/.test browser ## run all tests on a PostgreSQL that they start themselves (ARGS=... for pytest)
-	$(BIN)/pytest $(ARGS)
+# Several at a time, each with a server of its own: much of a test is waiting. Without ARGS they are all run.
+test: $(VENV)/.test browser ## run all tests on PostgreSQL servers that they start themselves (ARGS=... for pytest)
+	$(BIN)/pytest $(or $(ARGS),--numprocesses $(or $(WORKERS),3) --dist worksteal)
 
 serve: install ## run the service with huizhi.toml from this folder
 	$(BIN)/huizhi serve

@@ -21,6 +21,7 @@ from gateways.gateway import Callback
 from gateways.http import open_client
 from reconciler import lease as leases
 from reconciler import ledger, silence
+from reconciler.dashboard.words import LANGUAGES, WORDS
 from reconciler.jobs import Job, jobs_of, run
 from reconciler.lease import Lease
 from reconciler.poll import Caller, callers
@@ -283,6 +284,12 @@ async def test_every_write_of_every_job_is_in_a_transaction_of_its_lease(
     failed = await pool.fetch("SELECT name, account, error FROM jobs WHERE error IS NOT NULL")
     assert [tuple(row) for row in failed] == []
     assert {name for name, table in LEFT.items() if table in seen[name]} == set(seen) == set(LEFT)
+
+
+def test_every_job_has_a_name_for_people() -> None:
+    for language in LANGUAGES:
+        named = {key for key in WORDS[language] if key.startswith("job.")}
+        assert named == {f"job.{name}" for name in LEFT}
 
 
 async def test_a_replaced_holder_changes_nothing_in_any_job_and_reads_no_page(
