@@ -7,7 +7,7 @@ everything is as if today's parsers had read it in the first place.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache
@@ -158,7 +158,7 @@ class Replay:
                 for record in found:
                     await self._apply([record], id, now, told)
 
-    async def states(self) -> AsyncIterator[dict[str, Any]]:
+    async def states(self) -> AsyncGenerator[dict[str, Any]]:
         """Yield each message whose state changes, or would have; before it is applied."""
         async for row in self._changing():
             yield {
@@ -170,7 +170,7 @@ class Replay:
                 "to": row["status_to"],
             }
 
-    async def reports(self) -> AsyncIterator[dict[str, Any]]:
+    async def reports(self) -> AsyncGenerator[dict[str, Any]]:
         """Yield each report that appears or vanishes; before it is applied."""
         connection = self._connection
         async with connection.transaction():
@@ -217,7 +217,7 @@ class Replay:
             if before != after
         ]
 
-    async def _changing(self) -> AsyncIterator[Any]:
+    async def _changing(self) -> AsyncGenerator[Any]:
         async with self._connection.transaction():
             await self._connection.execute(QUERIES["think_long"])
             async for row in self._connection.cursor(QUERIES["replay_states"], prefetch=PAGE):

@@ -1,5 +1,7 @@
 """Callbacks: what vendors pushed, what nobody understood of it, and reading that again."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +31,7 @@ from reconciler.tokens import Role
 
 STATES = ("recorded", "settled", "quarantined")
 _ROWS = 100
+_SHOWN = 200  # of what a replay would change; the command tells all of it
 _FILTERS = ("account", "state", "from", "to")
 
 
@@ -59,7 +62,7 @@ async def show_list(request: Request[Any, Any, Any], state: State) -> Response[A
         values=values,
         names=sorted(state.settings.accounts),
         states=STATES,
-        figures=None if plan is None else plan.figures,
+        plan=None if plan is None else plan.plan,
     )
 
 
@@ -90,10 +93,25 @@ async def read_again(request: Request[Any, Any, Any], state: State) -> Response[
             if really:
                 await again.apply(by=by, now=datetime.now(UTC))
             else:
-                task.figures = msgspec.structs.asdict(again.done)
+                task.plan = {
+                    "counts": msgspec.structs.asdict(again.done),
+                    "money": await again.money(),
+                    "states": await _first(again.states()),
+                    "reports": await _first(again.reports()),
+                }
         task.result = back if really else link(back, {}, plan=task.id)
 
     return await shown_soon(request, state.tasks.begin("replay", account or "", back, work))
+
+
+async def _first(rows: AsyncGenerator[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    async with aclosing(rows):
+        async for row in rows:
+            found.append(row)
+            if len(found) == _SHOWN:
+                break
+    return found
 
 
 ROUTES = [show_list, show_callback, read_again]

@@ -28,7 +28,10 @@ SOON_SECONDS = 1.5
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """Work under way; `result` is the address to go on at, `file` what it made to be fetched."""
+    """Work under way; `result` is the address to go on at, `file` what it made to be fetched.
+
+    `plan` is what a dry run found, for the page at `result`.
+    """
 
     id: str
     kind: str
@@ -39,7 +42,7 @@ class Task:
     said: str = ""
     share: float | None = None
     result: str | None = None
-    figures: dict[str, int] | None = None
+    plan: dict[str, Any] | None = None
     file: Path | None = None
     file_name: str = ""
     error: str | None = None

@@ -1,18 +1,23 @@
 """The two stories that the dashboard is for, whole, in a real browser and in both languages."""
 
+import dataclasses
 import io
 import zipfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from browsing import NAME, NOW, browsing, log_in, october, push, register, report, serving, settings
 from playwright.async_api import Page, expect
 
+from gateways.events import Parsed, Status
+from gateways.gateway import Account, Callback
 from reconciler.dashboard.words import Words
 from runtime.database import Database
 from runtime.identity import message_id
+from runtime.settings import Settings
 
 pytestmark = pytest.mark.anyio
 LANGUAGES = ("en", "zh")
@@ -259,3 +264,61 @@ async def test_a_keyboard_is_enough(database: Database, tmp_path: Path) -> None:
         await expect(skip).to_be_in_viewport()
         await page.keyboard.press("Enter")
         await expect(page.locator("#main")).to_be_focused()
+
+
+def _older(given: Settings) -> Settings:
+    """The same accounts, read by a parser that took a delivered message's code for a failure."""
+    think = given.accounts["think"]
+    today = think.gateway.parse_callback
+
+    def parse(callback: Callback, account: Account) -> Parsed:
+        parsed = today(callback, account)
+        failed = [msgspec.structs.replace(event, status=Status.FAILED) for event in parsed.events]
+        return msgspec.structs.replace(parsed, events=tuple(failed))
+
+    older = msgspec.structs.replace(
+        think, gateway=dataclasses.replace(think.gateway, parse_callback=parse)
+    )
+    return msgspec.structs.replace(given, accounts={**given.accounts, "think": older})
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_what_an_older_parser_misread_is_shown_before_it_is_put_right(
+    database: Database, pool: Any, tmp_path: Path, language: str
+) -> None:
+    given, words = settings(tmp_path), Words(language)
+    message = {
+        "account": "think",
+        "vendor_message_id": "id-1",
+        "phone": "13800138000",
+        "sent_at": "2024-10-05T09:30:00+08:00",
+        "sign": "顶想云",
+        "content": "您的订单已发货。",
+    }
+    await register(pool, given, [message])
+    pushed = report("id-1", "13800138000", 1, "2024-10-05 09:30:10")
+    (record,) = await push(pool, _older(given), pushed, at=NOW - timedelta(days=1))
+    assert await pool.fetchval("SELECT status FROM messages") == "failed"
+
+    async with serving(database, given) as address, browsing(address, language) as page:
+        await log_in(page)
+        await page.goto("/callbacks?state=quarantined")
+        await page.click(f"text={words('replay.try')}")
+        await shows(page, words, "replay.money")
+        owed = page.locator("table", has_text=words("replay.owed_after")).first
+        await expect(owed).to_contain_text("2024-10")
+        await expect(owed).to_contain_text("+0.04 CNY")
+        state = page.locator("table", has_text=words("replay.to")).first
+        await expect(state).to_contain_text(words("status.failed"))
+        await expect(state).to_contain_text(words("status.delivered"))
+        reports = page.locator("table", has_text=words("replay.change")).first
+        await expect(reports).to_contain_text(words("replay.appears"))
+        await expect(reports).to_contain_text(words("replay.vanishes"))
+        assert await reports.locator(f'a[href="/records/{record.digest.hex()}"]').count() == 2
+        assert await pool.fetchval("SELECT status FROM messages") == "failed"
+
+        await page.click(f"text={words('replay.do')}")
+        await page.wait_for_load_state()
+        assert await pool.fetchval("SELECT status FROM messages") == "delivered"
+        await page.click(f"text={words('replay.try')}")
+        await shows(page, words, "replay.nothing")
