@@ -24,8 +24,10 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from reconciler.actions import concerns
 from reconciler.dashboard import (
+    assumed,
     audits,
     callbacks,
+    credits,
     discrepancies,
     jobs,
     messages,
@@ -192,7 +194,9 @@ def create_dashboard(api: Litestar) -> Litestar:
             task_file,
             *overview.ROUTES,
             *reconciliation.ROUTES,
+            *assumed.ROUTES,
             *uploads.ROUTES,
+            *credits.ROUTES,
             *discrepancies.ROUTES,
             *messages.ROUTES,
             *callbacks.ROUTES,

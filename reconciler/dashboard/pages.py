@@ -35,8 +35,9 @@ HEADERS = {
 # What the navigation holds: addresses, the first of which it leads to, and the key of its words.
 NAVIGATION = (
     (("/",), "nav.overview"),
-    (("/reconciliation", "/runs", "/upload"), "nav.reconciliation"),
+    (("/reconciliation", "/runs", "/upload", "/assumed"), "nav.reconciliation"),
     (("/discrepancies",), "nav.discrepancies"),
+    (("/credits",), "nav.credits"),
     (("/messages",), "nav.messages"),
     (("/callbacks", "/orphans", "/records", "/suspects"), "nav.callbacks"),
     (("/signs",), "nav.signs"),

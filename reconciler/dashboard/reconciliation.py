@@ -12,6 +12,7 @@ from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
+from gateways.segments import Rule
 from reconciler import evidence, match, periods, reading
 from reconciler.causes import CAUSES
 from reconciler.dashboard import discrepancies
@@ -40,6 +41,7 @@ MONTHS = 12
 _RUNS = 50
 _STEPS = 14  # of a waterfall between owed and billed; smaller causes are one together
 _ROWS = 100
+BASES = ("delivered", "submitted")
 
 
 @get("/reconciliation")
@@ -155,6 +157,8 @@ async def show_period(
         causes=causes,
         chart=None if shown is None else _waterfall(shown["result"], causes, words),
         states=_states(counted),
+        bases=BASES,
+        rules=tuple(Rule),
         **listed,
     )
 
@@ -244,11 +248,14 @@ async def reconcile(
     need(request, Role.OPERATOR)
     settings, days = chosen(state, account, period)
     back = f"/reconciliation/{account}/{days}"
+    source: match.Source = (
+        "reports" if (await request.form()).get("source") == "reports" else "statement"
+    )
 
     async def work(task: Task) -> None:
         task.progress("reconcile")
         async with state.database.connection() as connection:
-            await match.reconcile(connection, settings, days, now=datetime.now(UTC))
+            await match.reconcile(connection, settings, days, now=datetime.now(UTC), source=source)
         task.result = back
 
     task = state.tasks.begin("reconcile", f"{account} {days}", back, work)

@@ -130,11 +130,16 @@ async def take(request: Request[Any, Any, Any], state: State) -> Response[Any]:
         return _form(request, state, {**given, **expect}, str(error))
     concerns(account=upload.account, period=upload.period)
     upload.path = state.tasks.folder / f"{upload.id}.statement"
-    with upload.path.open("wb") as kept:
-        while chunk := await file.read(1 << 20):
-            await asyncio.to_thread(kept.write, chunk)
+    await keep(file, upload.path)
     _keep(state, upload)
     return await _read(request, state, upload)
+
+
+async def keep(file: UploadFile, path: Path) -> None:
+    """Write a request's file to `path`, piece by piece."""
+    with path.open("wb") as kept:
+        while chunk := await file.read(1 << 20):
+            await asyncio.to_thread(kept.write, chunk)
 
 
 def _keep(state: State, upload: Upload) -> None:

@@ -26,6 +26,8 @@ PAGES = (
     "/reconciliation",
     "/reconciliation/think/2024-10",
     "/discrepancies",
+    "/credits",
+    f"/assumed/{uuid4()}",
     "/messages",
     f"/messages/{uuid4()}",
     "/callbacks",
@@ -44,6 +46,8 @@ PAGES = (
 )
 CHANGES = (
     "/reconciliation/think/2024-10/run",
+    "/reconciliation/think/2024-10/assume",
+    "/credits",
     f"/runs/{uuid4()}/close",
     f"/runs/{uuid4()}/evidence",
     "/discrepancies",

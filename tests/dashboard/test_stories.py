@@ -14,6 +14,7 @@ from playwright.async_api import Page, expect
 
 from gateways.events import Parsed, Status
 from gateways.gateway import Account, Callback
+from reconciler import match, periods, statements
 from reconciler.dashboard.words import Words
 from runtime.database import Database
 from runtime.identity import message_id
@@ -209,6 +210,7 @@ async def test_every_page_stands_on_every_screen(
         "/reconciliation",
         "/reconciliation/think/2024-10",
         "/discrepancies",
+        "/credits",
         "/messages",
         "/callbacks",
         "/callbacks?state=quarantined",
@@ -322,3 +324,86 @@ async def test_what_an_older_parser_misread_is_shown_before_it_is_put_right(
         assert await pool.fetchval("SELECT status FROM messages") == "delivered"
         await page.click(f"text={words('replay.try')}")
         await shows(page, words, "replay.nothing")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_finance_asks_what_if_and_sets_a_credit_note_against_what_is_disputed(
+    database: Database, pool: Any, connection: Any, tmp_path: Path, language: str
+) -> None:
+    given, words = settings(tmp_path), Words(language)
+    await october(pool, given)
+    bill = tmp_path / "bill.csv"
+    bill.write_text("任务ID,手机号,条数,金额\n" + BILL.partition("\n")[2], "utf-8")
+    think, period = given.accounts["think"], periods.parse("2024-10")
+    await statements.import_file(
+        connection,
+        think,
+        period,
+        bill,
+        file_name="bill.csv",
+        format_name="generic",
+        layout=statements.format_layout(given, "generic", sheet=None),
+        now=NOW,
+    )
+    await match.reconcile(connection, think, period, now=NOW)
+
+    async with serving(database, given) as address, browsing(address, language) as page:
+        await log_in(page)
+        await page.goto("/reconciliation/think/2024-10")
+        await page.fill("#price", "0.05")
+        await page.select_option("#basis", "submitted")
+        await page.get_by_role("button", name=words("assumed.try")).click()
+        await expect(page.locator("h1")).to_contain_text(words("run.assumed_discrepant"))
+        owed = page.locator("tr", has_text=words("col.owed")).first
+        # Nine delivered messages, one of two segments, at 0.04; ten, eleven segments, at 0.05.
+        await expect(owed).to_contain_text("0.4")
+        await expect(owed).to_contain_text("0.55")
+        await expect(owed).to_contain_text("+0.15")
+        await page.click(f"text={words('period.all_found')}")
+        await expect(page.locator("tbody tr").first).to_be_visible()
+        assert await pool.fetchval("SELECT count(*) FROM runs WHERE NOT assumed") == 1
+
+        # The same line billed twice is disputed, and the vendor gives it back.
+        await page.goto("/discrepancies?account=think&period=2024-10&kind=billed_twice")
+        await page.locator('tbody input[name="case"]').first.check()
+        await page.select_option("#to_state", "disputed")
+        await page.fill("#note", "by mail")
+        await page.click(f"#decide >> text={words('case.set')}")
+        await expect(page.locator("tbody tr").first).to_contain_text(words("case.disputed"))
+        await page.click(f"nav >> text={words('nav.credits')}")
+        await page.select_option("#of", "think")
+        note = "贷项通知单号,任务ID,手机号,金额\nC-1,id-3,13800138003,0.04\n"
+        await page.set_input_files(
+            "#file", {"name": "note.csv", "mimeType": "text/csv", "buffer": note.encode()}
+        )
+        await page.click(f"main button >> text={words('preview.import')}")
+        line = page.locator("tbody tr", has_text="C-1")
+        await expect(line).to_contain_text(words("credit.settled"))
+        await page.goto("/discrepancies?account=think&period=2024-10&kind=billed_twice")
+        await expect(page.locator("tbody tr").first).to_contain_text(words("case.credited"))
+
+        # A file that is wrong is refused as a whole, and says where.
+        await page.goto("/credits")
+        wrong = note.replace("C-1", "C-2").replace("0.04", "four")
+        await page.set_input_files(
+            "#file", {"name": "wrong.csv", "mimeType": "text/csv", "buffer": wrong.encode()}
+        )
+        await page.select_option("#of", "think")
+        await page.click(f"main button >> text={words('preview.import')}")
+        await expect(page.locator(".notice.bad")).to_contain_text("wrong.csv")
+        assert await pool.fetchval("SELECT count(*) FROM credit_lines") == 1
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_period_is_reconciled_on_what_reports_say_that_it_cost(
+    database: Database, pool: Any, tmp_path: Path, language: str
+) -> None:
+    given, words = settings(tmp_path), Words(language)
+    await october(pool, given)
+    async with serving(database, given) as address, browsing(address, language) as page:
+        await log_in(page)
+        await page.goto("/reconciliation/think/2024-10")
+        await page.get_by_role("button", name=words("assumed.reports")).click()
+        # ThinkAPI's reports say no cost: the page says so, and nothing was run.
+        await expect(page.locator(".notice.bad")).to_be_visible()
+    assert await pool.fetchval("SELECT count(*) FROM runs") == 0

@@ -6,9 +6,18 @@ from pathlib import Path
 import pytest
 
 import reconciler.dashboard as dashboard
+from gateways.segments import Rule
 from reconciler import alarms, cases, match
 from reconciler.causes import CAUSES
-from reconciler.dashboard import callbacks, messages, others, overview
+from reconciler.dashboard import (
+    assumed,
+    callbacks,
+    credits,
+    messages,
+    others,
+    overview,
+    reconciliation,
+)
 from reconciler.dashboard.pages import NAVIGATION
 from reconciler.dashboard.words import LANGUAGES, SENTENCES, WORDS, Words, in_chinese, language_of
 from reconciler.replay import Replayed
@@ -59,6 +68,9 @@ def test_every_word_is_used_and_every_used_word_is_there() -> None:
         ("review", (*others.REVIEW_STATES, *others.KINDS)),
         ("source", overview.SOURCES),
         ("run", ("balanced", "discrepant", "no_statement", "unreconciled")),
+        ("run", ("assumed_balanced", "assumed_discrepant")),
+        ("assume", (*assumed.ASSUMED, *reconciliation.BASES, *Rule)),
+        ("credit", credits.OUTCOMES),
         ("coverage", (*match.COVERAGE, "accepted_is_last_known")),
         ("pull", ("intended", "recorded", "nothing", "lost")),
         ("field", STATEMENT_COLUMNS),
@@ -70,7 +82,7 @@ def test_every_word_is_used_and_every_used_word_is_there() -> None:
         ("suspect", trust.STATES),
         ("doubt", trust.REASONS),
         ("replayed", Replayed.__struct_fields__),
-        ("task", ("reconcile", "evidence", "preview", "import", "replay", "job")),
+        ("task", ("credits", "reconcile", "evidence", "preview", "import", "replay", "job")),
     ],
 )
 def test_all_that_there_can_be_has_words(family: str, names: tuple[str, ...]) -> None:
