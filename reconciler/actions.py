@@ -6,6 +6,7 @@ without its row. It says who, by which route or command, and on what; never a ph
 
 import os
 import pwd
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -38,6 +39,7 @@ COLUMNS = (
     "ended_at",
 )
 _LONGEST = 200
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _subject: ContextVar[dict[str, str] | None] = ContextVar("subject", default=None)
 _redacted = Redaction()
@@ -64,7 +66,10 @@ def concerns(**subject: object) -> None:
 
 
 def _told(value: object) -> str:
-    return _redacted(str(value))[:_LONGEST].encode("utf-8", "replace").decode().replace("\0", "")
+    text = str(value)
+    if _ID.fullmatch(text):
+        return text  # a number would be its last digits by chance, and it would name nothing
+    return _redacted(text)[:_LONGEST].encode("utf-8", "replace").decode().replace("\0", "")
 
 
 async def begin(pool: Any, action: Action, **subject: object) -> dict[str, str]:
