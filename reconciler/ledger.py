@@ -177,9 +177,7 @@ async def register(
             fresh = await connection.fetch(QUERIES["register"], *_columns(ordered), now)
             new = len(fresh)
             # After the commit and not in it: see runtime.settlement for why.
-            await settlement.join_orphans(
-                connection, [row["shard"] for row in fresh], [row["id"] for row in fresh]
-            )
+            await settlement.join_orphans(connection, [(row["shard"], row["id"]) for row in fresh])
     return Registered(recorded=new, duplicates=len(rows) - len(rejected) - new, rejected=rejected)
 
 

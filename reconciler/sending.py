@@ -237,7 +237,7 @@ async def resolve(caller: Caller) -> Done:
                     for one, row in zip(found, rows, strict=True)
                 ]
             keys = await sends.identify(connection, settings, found, by="report", now=now)
-        final = await settlement.fold(connection, keys)
+        final = await settlement.join_orphans(connection, keys)
     if keys:
         log.info("send.resolved", account=caller.name, messages=len(keys), by="report")
     return Done(final=final)

@@ -324,7 +324,7 @@ async def import_file(
         identified = await sending.resolve_by_statement(
             connection, account, statement, period.bounds(account.account.zone)
         )
-    await settlement.fold(connection, identified)
+    await settlement.join_orphans(connection, identified)
     return Statement(
         id=statement,
         version=version,

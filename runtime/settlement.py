@@ -36,7 +36,7 @@ from runtime.queries import QUERIES
 from runtime.records import Record
 from runtime.sends import Outcome
 from runtime.settings import AccountSettings
-from runtime.trust import Judge
+from runtime.trust import Judge, ReportKey
 
 log = structlog.get_logger()
 
@@ -60,7 +60,6 @@ UNSTORABLE = (
 )
 
 # A row as its table's query takes it, under its key there.
-_ReportKey = tuple[int, UUID, bytes]
 _InboundKey = tuple[int, bytes]
 _INBOUND_ID = 8  # where a row of inbound has the vendor's id
 _ReviewKey = tuple[str, str, str, bytes]
@@ -70,7 +69,7 @@ _BalanceKey = tuple[str, str, bytes]
 class Understood(msgspec.Struct):
     """The events of some records as rows of their tables, by their keys, and what was not understood."""
 
-    reports: dict[_ReportKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
+    reports: dict[ReportKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
     inbound: dict[_InboundKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
     reviews: dict[_ReviewKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
     balances: dict[_BalanceKey, tuple[Any, ...]] = msgspec.field(default_factory=dict)
@@ -79,7 +78,7 @@ class Understood(msgspec.Struct):
     # By account: our reference handed back, with the phone and vendor id that it came with.
     references: dict[str, dict[UUID, tuple[str, str]]] = msgspec.field(default_factory=dict)
     # The fingerprints that a pushed report has where settings of another time judged it.
-    judged: dict[_ReportKey, set[bytes]] = msgspec.field(default_factory=dict)
+    judged: dict[ReportKey, set[bytes]] = msgspec.field(default_factory=dict)
 
     def add(self, other: "Understood") -> None:
         self.reports.update(other.reports)
@@ -180,18 +179,28 @@ async def settle_left_behind(
     return settled
 
 
-async def join_orphans(connection: Any, shards: Sequence[int], ids: Sequence[UUID]) -> int:
-    """Fold the reports that came before their messages; return how many messages changed."""
+async def join_orphans(connection: Any, found: Sequence[sends.Key]) -> int:
+    """Fold reports that came before messages that have come to be known; return how many changed.
+
+    After the commit that made them known, and not within a transaction.
+    """
+    if not found:
+        return 0
+    shards, ids = [shard for shard, _ in found], [id for _, id in found]
     rows = await connection.fetch(QUERIES["joinable_orphans_of"], shards, ids)
-    folded = await fold(connection, [(row["shard"], row["message_id"]) for row in rows])
-    await trust.settle_strangers(connection, shards)
+    keys = [(row["shard"], row["message_id"]) for row in rows]
+    folded = await fold(connection, keys)
+    await trust.forget_strangers(connection, keys)
+    await trust.settle_held(connection, await trust.settle_strangers(connection, shards))
     return folded
 
 
 async def join_left_orphans(connection: Any, limit: int = 5000) -> int:
     """Fold orphans whose message is known but whose registration died before folding."""
     rows = await connection.fetch(QUERIES["joinable_orphans"], limit)
-    return await fold(connection, [(row["shard"], row["message_id"]) for row in rows])
+    folded = await fold(connection, [(row["shard"], row["message_id"]) for row in rows])
+    await trust.settle_left_strangers(connection)
+    return folded
 
 
 async def fold(connection: Any, keys: Sequence[tuple[int, UUID]]) -> int:
@@ -428,7 +437,8 @@ async def _settle(
         async with connection.transaction():
             await _add(connection, understood, now)
             identified = await _identify(connection, accounts, understood, now)
-        messages = await _fold(connection, understood, identified, batches, now)
+        messages, held = await _fold(connection, understood, identified, batches, now)
+        await trust.settle_held(connection, held)
     return Settled(
         reports=len(understood.reports),
         inbound=len(understood.inbound),
@@ -485,19 +495,20 @@ async def _fold(
     identified: Sequence[sends.Key],
     batches: Sequence[int],
     now: datetime,
-) -> int:
-    changed = 0
+) -> tuple[int, list[ReportKey]]:
+    """Fold; return how many messages changed, and the strangers to settle after the commit."""
+    changed, held = 0, []
     async with connection.transaction():
         if keys := [*(key[:2] for key in understood.reports), *identified]:
             changed, known = await _fold_messages(connection, keys)
-            await _settle_strangers(connection, keys, identified, known)
+            held = await _settle_strangers(connection, keys, identified, known)
         if understood.reviews:
             columns = _columns(understood.reviews)[:3]
             await connection.execute(QUERIES["lock_reviews"], *columns)
             await connection.execute(QUERIES["settle_reviews"], *columns, now)
         if batches:
             await connection.execute(QUERIES["batches_settled"], list(batches), now)
-    return changed
+    return changed, held
 
 
 async def _fold_messages(
@@ -533,18 +544,24 @@ async def _settle_strangers(
     keys: Sequence[tuple[int, UUID]],
     identified: Sequence[sends.Key],
     known: Sequence[Any],
-) -> None:
-    """Look for strangers where `keys` name no message, and where a message is known since just now."""
-    strange = {shard for shard, _ in identified}
+) -> list[ReportKey]:
+    """Look for strangers where `keys` name no message, and where a message is known since just now.
+
+    Returns those beside messages known since just now that others hold: settle them after the commit.
+    """
+    fresh = {shard for shard, _ in identified}
+    strange = set(fresh)
     if len(known) < len(keys):
         there = {(row["shard"], row["id"]) for row in known}
         strange.update(key[0] for key in keys if key not in there)
-    await trust.settle_strangers(connection, sorted(strange))
+    await trust.forget_strangers(connection, identified)
+    held = await trust.settle_strangers(connection, sorted(strange))
+    return [key for key in held if key[0] in fresh]
 
 
 async def unknown_reports(
     connection: Any, understood: Understood
-) -> dict[_ReportKey, tuple[Any, ...]]:
+) -> dict[ReportKey, tuple[Any, ...]]:
     """Return the reports that are not in the set, however they were judged when they came."""
     asked = {
         (shard, id, fingerprint)

@@ -32,6 +32,9 @@ REASONS = (
 )
 STATES = ("waiting", "confirmed", "contradicted", "accepted", "rejected")
 
+# Shard, the message's id, fingerprint.
+ReportKey = tuple[int, UUID, bytes]
+
 
 class Judge(msgspec.Struct, frozen=True, gc=False):
     """What is to be said against the reports of one push, whatever their messages; pure.
@@ -85,10 +88,45 @@ async def settle_suspects(
     _count(await connection.fetch(QUERIES["settle_suspects"], shards, ids, sent, datetime.now(UTC)))
 
 
-async def settle_strangers(connection: Any, shards: Sequence[int]) -> None:
-    """Keep as suspects what names no message, in these shards, and falls short of trust."""
-    if shards:
-        _count(await connection.fetch(QUERIES["settle_strangers"], shards, datetime.now(UTC)))
+async def settle_strangers(connection: Any, shards: Sequence[int]) -> list[ReportKey]:
+    """Keep as suspects what names no message, in these shards, and falls short of trust.
+
+    Returns the reports that another transaction holds. It folds or judges them, maybe without
+    knowing a message that is known here: who made one known passes them to `settle_held` after its
+    commit.
+    """
+    if not shards:
+        return []
+    rows = await connection.fetch(QUERIES["settle_strangers"], shards, datetime.now(UTC))
+    _count([row for row in rows if row["reasons"] is not None])
+    return [
+        (row["shard"], row["message_id"], row["fingerprint"])
+        for row in rows
+        if row["reasons"] is None
+    ]
+
+
+async def settle_held(connection: Any, held: Sequence[ReportKey]) -> None:
+    """Judge strangers that others held, once these are done; not within a transaction."""
+    while held:
+        # One at a time and holding nothing: so nobody can wait for us meanwhile.
+        for key in held:
+            await connection.execute(QUERIES["await_report"], *key)
+        held = await settle_strangers(connection, sorted({shard for shard, _, _ in held}))
+
+
+async def settle_left_strangers(connection: Any, limit: int = 1000) -> None:
+    """Keep as suspects what names another number than its message's, where nobody got to that."""
+    rows = await connection.fetch(QUERIES["shards_with_unsaid_strangers"], limit)
+    await settle_strangers(connection, [row["shard"] for row in rows])
+
+
+async def forget_strangers(connection: Any, keys: Sequence[tuple[int, UUID]]) -> None:
+    """Forget that reports of these messages, which were just folded, were taken for strangers."""
+    if keys:
+        await connection.execute(
+            QUERIES["forget_strangers"], [shard for shard, _ in keys], [id for _, id in keys]
+        )
 
 
 def _count(rows: Sequence[Any]) -> None:

@@ -162,23 +162,10 @@ LEFT JOIN suspects AS b
 
 -- name: settle_strangers
 -- Finds reports without a message of their own, among those of the given shards, that fall short by themselves
--- or name a number that their vendor id was not sent to, and keeps them as suspects. Returns what is new.
-WITH strange AS (
-    SELECT
-        f.*,
-        coalesce(f.doubts, '{}') || CASE
-            WHEN
-                EXISTS (
-                    SELECT 1
-                    FROM messages AS m
-                    WHERE
-                        m.shard = f.shard
-                        AND m.account = f.account
-                        AND m.vendor_message_id = f.vendor_message_id
-                )
-                THEN ARRAY['number_differs']
-            ELSE '{}'
-        END AS reasons
+-- or name a number that their vendor id was not sent to, and keeps them as suspects. Returns what is new, and
+-- without reasons those that another transaction holds: its view may be older than this one's.
+WITH alone AS MATERIALIZED (
+    SELECT f.*
     FROM (SELECT DISTINCT u.shard FROM unnest($1::integer[]) AS u (shard)) AS t
     CROSS JOIN LATERAL (
         SELECT
@@ -188,7 +175,15 @@ WITH strange AS (
             r.account,
             r.vendor_message_id,
             r.received_at,
-            r.doubts
+            r.doubts,
+            EXISTS (
+                SELECT 1
+                FROM messages AS m
+                WHERE
+                    m.shard = t.shard
+                    AND m.account = r.account
+                    AND m.vendor_message_id = r.vendor_message_id
+            ) AS number_differs
         FROM reports AS r
         WHERE
             r.shard = t.shard
@@ -197,20 +192,28 @@ WITH strange AS (
             AND NOT r.alternate
             AND r.verdict IS NULL
             AND NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.shard = t.shard AND m.id = r.message_id)
-            AND (
-                r.doubts IS NOT NULL
-                OR EXISTS (
-                    SELECT 1
-                    FROM messages AS m
-                    WHERE
-                        m.shard = t.shard
-                        AND m.account = r.account
-                        AND m.vendor_message_id = r.vendor_message_id
-                )
-            )
-        ORDER BY r.message_id, r.fingerprint
-        FOR NO KEY UPDATE OF r SKIP LOCKED -- whoever holds one folds it, or does this
     ) AS f
+    WHERE f.doubts IS NOT NULL OR f.number_differs
+),
+
+strange AS MATERIALIZED (
+    SELECT
+        a.*,
+        coalesce(a.doubts, '{}')
+        || CASE WHEN a.number_differs THEN ARRAY['number_differs'] ELSE '{}' END AS reasons,
+        h.shard IS NOT NULL AS held
+    FROM alone AS a
+    LEFT JOIN LATERAL (
+        SELECT r.shard
+        FROM reports AS r
+        WHERE
+            r.shard = a.shard
+            AND r.message_id = a.message_id
+            AND r.fingerprint = a.fingerprint
+            AND r.orphan
+            AND r.verdict IS NULL
+        FOR NO KEY UPDATE OF r SKIP LOCKED
+    ) AS h ON TRUE
 ),
 
 marked AS (
@@ -218,7 +221,8 @@ marked AS (
     SET left_out = TRUE
     FROM strange AS s
     WHERE
-        r.shard = s.shard
+        s.held
+        AND r.shard = s.shard
         AND r.message_id = s.message_id
         AND r.fingerprint = s.fingerprint
         AND r.orphan
@@ -250,6 +254,7 @@ kept AS (
         $2,
         $2
     FROM strange AS s
+    WHERE s.held
     ORDER BY s.shard, s.message_id, s.fingerprint
     ON CONFLICT (shard, message_id, fingerprint) DO UPDATE
     SET
@@ -260,13 +265,77 @@ kept AS (
 )
 
 SELECT
+    k.shard,
+    k.message_id,
+    k.fingerprint,
     k.account,
     k.reasons,
     k.state,
     b.reasons AS reasons_before
 FROM kept AS k
 LEFT JOIN suspects AS b
-    ON k.shard = b.shard AND k.message_id = b.message_id AND k.fingerprint = b.fingerprint;
+    ON k.shard = b.shard AND k.message_id = b.message_id AND k.fingerprint = b.fingerprint
+UNION ALL
+SELECT
+    s.shard,
+    s.message_id,
+    s.fingerprint,
+    s.account,
+    NULL,
+    NULL,
+    NULL
+FROM strange AS s
+WHERE NOT s.held;
+
+-- name: await_report
+-- Waits until nobody holds a report. Run it in no transaction: whoever holds one may wait for another.
+SELECT r.fingerprint
+FROM reports AS r
+WHERE r.shard = $1 AND r.message_id = $2 AND r.fingerprint = $3
+FOR NO KEY UPDATE OF r;
+
+-- name: forget_strangers
+-- Forgets of messages that were just folded that a report of theirs was taken for a stranger: whoever did that
+-- did not know the message yet. One that falls short has its other reasons since the fold.
+DELETE FROM suspects AS s
+USING unnest($1::integer[], $2::uuid[]) AS t (shard, id), reports AS r
+WHERE
+    s.shard = t.shard
+    AND s.message_id = t.id
+    AND s.state = 'waiting'
+    AND s.reasons = ARRAY['number_differs']
+    AND r.shard = s.shard
+    AND r.message_id = s.message_id
+    AND r.fingerprint = s.fingerprint
+    AND NOT r.orphan
+    AND NOT r.left_out;
+
+-- name: shards_with_unsaid_strangers
+-- Finds shards in which a report's vendor id was sent to another number, and nobody has said so yet.
+SELECT DISTINCT r.shard
+FROM reports AS r
+WHERE
+    r.orphan
+    AND r.source = 'push'
+    AND NOT r.alternate
+    AND r.verdict IS NULL
+    AND NOT EXISTS (
+        SELECT 1
+        FROM suspects AS s
+        WHERE
+            s.shard = r.shard
+            AND s.message_id = r.message_id
+            AND s.fingerprint = r.fingerprint
+            AND (s.state <> 'waiting' OR 'number_differs' = ANY(s.reasons))
+    )
+    AND NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.shard = r.shard AND m.id = r.message_id)
+    AND EXISTS (
+        SELECT 1
+        FROM messages AS m
+        WHERE m.shard = r.shard AND m.account = r.account AND m.vendor_message_id = r.vendor_message_id
+    )
+ORDER BY r.shard
+LIMIT $1;
 
 -- name: settle_strangers_asked
 -- Settles what waits at an account for another number than its vendor id was sent to, by answers to us on that

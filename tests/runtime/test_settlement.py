@@ -382,7 +382,7 @@ class Registrar:
         await self._transaction.commit()
 
     async def join(self) -> None:
-        await settlement.join_orphans(self._connection, *self._keys)
+        await settlement.join_orphans(self._connection, list(zip(*self._keys, strict=True)))
 
     @property
     def steps(self) -> list[Callable[[], Awaitable[None]]]:

@@ -130,6 +130,7 @@ async def test_hot_queries_look_at_their_own_rows_only(crowded: Any) -> None:
             "settle_messages": [shards, messages, seconds],
             "settle_suspects": [shards, messages, seconds, "now()"],
             "settle_strangers": [shards, "now()"],
+            "forget_strangers": [shards, messages],
             "joinable_orphans_of": [shards, messages],
             "take_up_batches": ["now()", "10", "now()"],
             "records_of_batches": ["ARRAY[1, 2, 3]"],

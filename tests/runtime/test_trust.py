@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from gateways.gateway import Call, Callback, Reply
 from reconciler import ledger
-from runtime import records, settlement
+from runtime import records, settlement, trust
+from runtime.database import Database
 from runtime.identity import shard_of
+from runtime.queries import QUERIES
 from runtime.records import Record
 from runtime.settings import parse
 
@@ -127,9 +129,9 @@ words = st.builds(
 )
 
 
-async def register(pool: Any, account: str, id: str) -> None:
+async def register(pool: Any, account: str, id: str, phone: str = PHONES[0]) -> None:
     rows: list[ledger.Sent | ledger.Rejected] = [
-        ledger.Sent(account=account, vendor_message_id=id, phone=PHONES[0], sent_at=SENT)
+        ledger.Sent(account=account, vendor_message_id=id, phone=phone, sent_at=SENT)
     ]
     await ledger.register(pool, ACCOUNTS, rows, now=CAME)
 
@@ -207,6 +209,87 @@ async def test_trust_is_a_function_of_the_set_under_every_order_batching_and_con
             assert repr(sorted(set(reasons) - {"contradicted_by_query"})) in counted
         else:
             assert not left_out
+
+
+async def waits_for_a_lock(connection: Any, task: "asyncio.Task[Any]") -> None:
+    """Wait until somebody waits for a lock, or `task` is done."""
+    while not task.done() and not await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
+        " AND wait_event_type = 'Lock')"
+    ):
+        await asyncio.sleep(0.005)
+
+
+async def suspects_of(pool: Any) -> list[tuple[list[str], str]]:
+    rows = await pool.fetch("SELECT reasons, state FROM suspects ORDER BY fingerprint")
+    return [(row["reasons"], row["state"]) for row in rows]
+
+
+async def register_and_die(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register message "a", as a process does that ends before it looks for what came before."""
+
+    async def killed(*_: Any) -> int:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(settlement, "join_orphans", killed)
+        with pytest.raises(asyncio.CancelledError):
+            await register(pool, "think", "a")
+
+
+async def test_who_looks_for_strangers_with_an_old_view_hides_none_from_who_knows_more(
+    database: Database,
+) -> None:
+    # One looks, sees no message, and keeps the report locked until its commit. Meanwhile the message
+    # is registered: nobody else will look after that.
+    async with database.pool(size=6) as pool, pool.acquire() as old, pool.acquire() as watching:
+        await settle(pool, [Word(False, True, PHONES[1], "1", 1, 3).record("think", "a")])
+        looking = old.transaction()
+        await looking.start()
+        await trust.settle_strangers(old, [shard_of("think", "a")])
+        registering = asyncio.create_task(register(pool, "think", "a"))
+        await waits_for_a_lock(watching, registering)
+        await looking.commit()
+        await registering
+        assert await suspects_of(pool) == [(["foreign_network", "number_differs"], "waiting")]
+
+
+async def test_who_looks_for_strangers_with_an_old_view_leaves_no_suspect_that_is_none(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The report's own message is registered while somebody still takes it for a stranger.
+    async with database.pool(size=6) as pool, pool.acquire() as old, pool.acquire() as watching:
+        report = Word(False, False, PHONES[1], "1", 1, 3).record("think", "a")
+        await settle(pool, [report])
+        looking = old.transaction()
+        await looking.start()
+        # Registered, and who registered it died before looking.
+        await register_and_die(pool, monkeypatch)
+        await trust.settle_strangers(old, [shard_of("think", "a")])
+        registering = asyncio.create_task(register(pool, "think", "a", PHONES[1]))
+        await waits_for_a_lock(watching, registering)
+        await looking.commit()
+        await registering
+        assert await suspects_of(pool) == []
+        assert await pool.fetchval("SELECT left_out OR orphan FROM reports") is False
+
+
+async def test_stranger_is_told_though_the_registration_died_before_it_looked(
+    pool: Any, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for foreign in (False, True):
+        word = Word(False, foreign, PHONES[1], "1", 1, 3)
+        await settle(pool, [word.record("think", "a")])
+    await register_and_die(pool, monkeypatch)
+    assert await suspects_of(pool) == [(["foreign_network"], "waiting")]
+    for _ in range(2):
+        await settlement.join_left_orphans(connection)
+        assert sorted(await suspects_of(pool)) == [
+            (["foreign_network", "number_differs"], "waiting"),
+            (["number_differs"], "waiting"),
+        ]
+    shards = await connection.fetch(QUERIES["shards_with_unsaid_strangers"], 10)
+    assert shards == []
 
 
 async def test_an_accepted_report_counts_and_is_never_taken_back(pool: Any) -> None:
