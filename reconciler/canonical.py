@@ -93,6 +93,18 @@ def purge(row: Any) -> bytes:
     )
 
 
+def action(row: Any) -> bytes:
+    """Return a row of what operators did: an action as it began, or how it ended."""
+    names = ("outcome", "actor", "role", "via", "peer", "what", "subject", "status")
+    return text(
+        {
+            "id": str(row["action_id"]),
+            "at": moment(row["at"]),
+            **{name: row[name] for name in names},
+        }
+    )
+
+
 async def lines(connection: Any, statement: Any) -> AsyncIterator[bytes]:
     """Yield a statement's lines, each ended by a line feed; within a transaction."""
     async for row in connection.cursor(QUERIES["lines_in_order"], statement, prefetch=_ROWS):

@@ -1,8 +1,9 @@
 """The chain: everything recorded, linked so that nobody can change, drop or add a thing unseen.
 
-A link is over a tree of what was linked with it (records, registered messages, statements, runs, purges)
-and over the link before it. Linking happens after settling, in the order in which things are found and
-not in that of any number, so a transaction that commits late is linked late, and once.
+A link is over a tree of what was linked with it (records, registered messages, statements, runs, purges,
+what operators did) and over the link before it. Linking happens after settling, in the order in which
+things are found and not in that of any number, so a transaction that commits late is linked late, and
+once.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -122,6 +123,10 @@ async def link(lease: Lease) -> bool:
         found = await _records(connection, batches)
         found += await _messages(connection, calls)
         found += await _statements(connection)
+        found += [
+            _action(row)
+            for row in await connection.fetch(QUERIES["take_unlinked_actions"], MAX_ENTRIES)
+        ]
         purges = await connection.fetch(QUERIES["purges_to_link"], _TAKEN_ROWS)
         found += [_purge(row) for row in purges]
         await connection.execute(QUERIES["purges_linked"], [row["id"] for row in purges])
@@ -192,6 +197,13 @@ async def _statement(connection: Any, row: Any) -> Entry:
 
 def _purge(row: Any) -> Entry:
     return _entry("purge", row, row["purged_at"], canonical.purge(row))
+
+
+def _action(row: Any) -> Entry:
+    """Return the entry of an action, or of its outcome; each has the action's id."""
+    kind = "action" if row["outcome"] == "begun" else "outcome"
+    content = canonical.sha256_of(canonical.action(row))
+    return Entry(kind, row["action_id"].bytes, "", row["at"], content)
 
 
 async def _run(connection: Any, row: Any) -> Entry:
@@ -375,6 +387,15 @@ async def _stored_purges(connection: Any, keys: list[bytes]) -> dict[bytes, Entr
     return found
 
 
+def _stored_actions(*, ended: bool) -> "_Stored":
+    async def stored(connection: Any, keys: list[bytes]) -> dict[bytes, Entry]:
+        ids = [UUID(bytes=key) for key in keys]
+        rows = await connection.fetch(QUERIES["actions_to_verify"], ids, ended)
+        return {row["action_id"].bytes: _action(row) for row in rows}
+
+    return stored
+
+
 _Stored = Callable[[Any, list[bytes]], Awaitable[dict[bytes, Entry]]]
 _STORED: dict[str, _Stored] = {
     "record": _stored_records,
@@ -382,4 +403,6 @@ _STORED: dict[str, _Stored] = {
     "statement": _stored_statements,
     "run": _stored_runs,
     "purge": _stored_purges,
+    "action": _stored_actions(ended=False),
+    "outcome": _stored_actions(ended=True),
 }

@@ -68,9 +68,18 @@ FROM api_tokens
 ORDER BY created_at DESC, id;
 
 -- name: add_action
--- Adds a row to what operators did.
-INSERT INTO operator_actions (id, action_id, at, outcome, actor, role, via, peer, what, subject, status)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
+-- Adds a row to what operators did, to be linked.
+WITH added AS (
+    INSERT INTO operator_actions (id, action_id, at, outcome, actor, role, via, peer, what, subject, status)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+    RETURNING id, at
+)
+
+INSERT INTO unlinked_actions (id, at)
+SELECT
+    a.id,
+    a.at
+FROM added AS a;
 
 -- name: actions
 -- Lists what operators did, the newest first; one without an outcome is under way, or was cut off.

@@ -33,6 +33,9 @@ FROM (
     SELECT min(m.registered_at)
     FROM unlinked_messages AS m
     UNION ALL
+    SELECT min(a.at)
+    FROM unlinked_actions AS a
+    UNION ALL
     SELECT min(s.imported_at)
     FROM statements AS s
     WHERE NOT EXISTS (SELECT 1 FROM chain_entries AS e WHERE e.kind = 'statement' AND e.key = uuid_send(s.id))
@@ -127,6 +130,44 @@ FROM unnest($1::integer[], $2::uuid[]) WITH ORDINALITY AS t (shard, id, place)
 INNER JOIN messages AS m ON t.shard = m.shard AND t.id = m.id
 WHERE NOT EXISTS (SELECT 1 FROM chain_entries AS e WHERE e.kind = 'message' AND e.key = uuid_send(m.id))
 ORDER BY t.place;
+
+-- name: take_unlinked_actions
+-- Takes the oldest rows of what operators did that wait to be linked, at most $1, and reads those that no link
+-- has yet.
+WITH taken AS (
+    DELETE FROM unlinked_actions AS u
+    USING (
+        SELECT n.id
+        FROM unlinked_actions AS n
+        ORDER BY n.at, n.id
+        LIMIT $1
+    ) AS o
+    WHERE u.id = o.id
+    RETURNING u.id
+)
+
+SELECT
+    a.action_id,
+    a.at,
+    a.outcome,
+    a.actor,
+    a.role,
+    a.via,
+    a.peer,
+    a.what,
+    a.subject,
+    a.status
+FROM taken AS t
+INNER JOIN operator_actions AS a ON t.id = a.id
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM chain_entries AS e
+        WHERE
+            e.kind = CASE WHEN a.outcome = 'begun' THEN 'action' ELSE 'outcome' END
+            AND e.key = uuid_send(a.action_id)
+    )
+ORDER BY a.at, a.id;
 
 -- name: statements_to_link
 -- Reads statements that no link has yet.
@@ -367,6 +408,22 @@ FROM unnest($1::integer[], $2::uuid[]) AS t (shard, id)
 INNER JOIN messages AS m ON t.shard = m.shard AND t.id = m.id
 LEFT JOIN chain_entries AS e ON uuid_send(m.id) = e.key AND e.kind = 'message';
 
+-- name: actions_to_verify
+-- Reads what operators did: with $2 how actions ended, else what began.
+SELECT
+    a.action_id,
+    a.at,
+    a.outcome,
+    a.actor,
+    a.role,
+    a.via,
+    a.peer,
+    a.what,
+    a.subject,
+    a.status
+FROM operator_actions AS a
+WHERE a.action_id = ANY($1::uuid[]) AND (a.outcome = 'begun') <> $2::boolean;
+
 -- name: statement
 -- Reads one statement.
 SELECT
@@ -388,8 +445,8 @@ WHERE id = $1;
 
 -- name: unlinked_in_linked
 -- Finds what stands among the linked and no link has: records of linked batches or of no batch at all, and
--- messages that nobody registered; batches that say they are in a link that is not there; and purges that nobody
--- made.
+-- messages that nobody registered; batches that say they are in a link that is not there; what nobody did; and
+-- purges that nobody made.
 WITH waiting AS (
     SELECT unnest(u.message_ids) AS id
     FROM unlinked_messages AS u
@@ -430,6 +487,16 @@ SELECT
 FROM chain_entries AS e
 WHERE NOT EXISTS (SELECT 1 FROM chain_links AS l WHERE l.height = e.height)
 GROUP BY e.height
+UNION ALL
+SELECT
+    k.kind,
+    a.action_id::text,
+    NULL
+FROM operator_actions AS a
+CROSS JOIN LATERAL (SELECT CASE WHEN a.outcome = 'begun' THEN 'action' ELSE 'outcome' END AS kind) AS k
+WHERE
+    NOT EXISTS (SELECT 1 FROM chain_entries AS e WHERE e.kind = k.kind AND e.key = uuid_send(a.action_id))
+    AND NOT EXISTS (SELECT 1 FROM unlinked_actions AS u WHERE u.id = a.id)
 UNION ALL
 SELECT
     'purge',

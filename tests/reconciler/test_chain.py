@@ -15,7 +15,7 @@ from proving import NOW, World, accounts, disputed, record
 from test_api import serving
 
 from huizhi.__main__ import group
-from reconciler import canonical, chain
+from reconciler import actions, canonical, chain
 from reconciler import lease as leases
 from runtime import LeaseLost, migrate, records
 from runtime.database import Database
@@ -32,6 +32,11 @@ def world(pool: Any, connection: Any, tmp_path: Path) -> World:
 async def _counts(world: World) -> dict[str, int]:
     rows = await world.pool.fetch("SELECT kind, count(*) AS n FROM chain_entries GROUP BY kind")
     return {row["kind"]: row["n"] for row in rows}
+
+
+async def acted(world: World) -> None:
+    async with actions.command(world.pool, "reconcile", {"account": "think"}) as codes:
+        codes.append(1)
 
 
 # --- linking ------------------------------------------------------------------------------------------
@@ -204,6 +209,50 @@ async def test_messages_sent_through_us_are_linked_under_the_id_of_the_vendor(wo
     assert await world.faults() == []
 
 
+async def test_an_action_is_linked_when_it_begins_and_again_when_it_has_ended(
+    world: World,
+) -> None:
+    async with actions.command(world.pool, "reconcile", {"account": "think"}):
+        assert await world.link() == 1
+        assert await _counts(world) == {"action": 1}
+        assert await world.faults() == []
+    # One that waits is nobody's addition.
+    assert await world.faults() == []
+    assert await world.link() == 1
+    assert await _counts(world) == {"action": 1, "outcome": 1}
+    assert await world.faults() == []
+    assert await world.connection.fetchval("SELECT count(*) FROM unlinked_actions") == 0
+    assert await world.link() == 0
+
+
+async def test_an_action_that_waits_to_be_linked_shows_as_behind(world: World) -> None:
+    await acted(world)
+    await world.connection.execute("UPDATE unlinked_actions SET at = at - interval '90 seconds'")
+    assert 89 < await chain.behind_seconds(world.connection) < 200
+    await world.link()
+    assert await chain.behind_seconds(world.connection) == 0
+
+
+async def test_actions_from_before_they_were_linked_are_linked_too(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    for file in (SQL / "migrations").glob("*.sql"):
+        if "linked_actions" not in file.name:
+            shutil.copy(file, tmp_path)
+    async with empty_database.connection() as connection, empty_database.pool() as pool:
+        await migrate.migrate(connection, migrate.load(tmp_path))
+        await connection.execute(
+            "INSERT INTO operator_actions SELECT gen_random_uuid(), gen_random_uuid(), now(), 'begun',"
+            " 'li', 'admin', 'api', '::1', 'POST /v1/sent', '{}' FROM generate_series(1, 3)"
+        )
+        await migrate.migrate(connection)
+        world = World(pool, connection, tmp_path, accounts())
+        assert len(await world.faults()) == 0
+        await world.link()
+        assert await _counts(world) == {"action": 3}
+        assert await world.faults() == []
+
+
 # --- what was tampered with ---------------------------------------------------------------------------
 
 ONE = "WHERE digest = (SELECT digest FROM records ORDER BY digest LIMIT 1)"
@@ -216,6 +265,9 @@ NEW_MESSAGE = (
     " segments, segments_given, status) SELECT shard, gen_random_uuid(), account, 'new', phone, sent_at,"
     " registered_at, segments, segments_given, 'submitted' FROM messages LIMIT 1"
 )
+# Whoever owns the table is not kept from changing it.
+OWNER = "ALTER TABLE operator_actions DISABLE TRIGGER ALL;"
+BEGUN, ENDED = "WHERE outcome = 'begun'", "WHERE outcome <> 'begun'"
 TAMPERING = [
     (f"UPDATE records SET body = body || ' ' {ONE}", "record .* was changed"),
     (f"UPDATE records SET peer = '198.51.100.1' {ONE}", "record .* was changed"),
@@ -269,6 +321,27 @@ TAMPERING = [
     ),
     ("UPDATE chain_links SET hash = sha256(hash) WHERE height = 1", "does not follow"),
     ("DELETE FROM chain_entries; DELETE FROM chain_links", "cut off"),
+    (f"{OWNER} UPDATE operator_actions SET actor = 'li' {BEGUN}", "action .* was changed"),
+    (f"{OWNER} UPDATE operator_actions SET subject = '{{}}' {BEGUN}", "action .* was changed"),
+    (f"{OWNER} UPDATE operator_actions SET at = now() {BEGUN}", "action .* was changed"),
+    (f"{OWNER} UPDATE operator_actions SET status = 0 {ENDED}", "outcome .* was changed"),
+    (
+        f"{OWNER} UPDATE operator_actions SET outcome = 'failed' {ENDED}",
+        "outcome .* was changed",
+    ),
+    (f"{OWNER} DELETE FROM operator_actions {BEGUN}", "action .* is gone"),
+    (f"{OWNER} DELETE FROM operator_actions {ENDED}", "outcome .* is gone"),
+    (f"{OWNER} TRUNCATE operator_actions", "action .* is gone; outcome .* is gone"),
+    (
+        "INSERT INTO operator_actions SELECT gen_random_uuid(), gen_random_uuid(), at, outcome,"
+        f" actor, role, via, peer, what, subject, status FROM operator_actions {BEGUN}",
+        "action .* was added: it is in no link",
+    ),
+    (
+        "INSERT INTO operator_actions SELECT gen_random_uuid(), gen_random_uuid(), at, outcome,"
+        f" actor, role, via, peer, what, subject, status FROM operator_actions {ENDED}",
+        "outcome .* was added: it is in no link",
+    ),
 ]
 
 
@@ -277,6 +350,7 @@ async def test_whatever_is_changed_dropped_or_added_is_found(
     statement: str, told: str, world: World
 ) -> None:
     await disputed(world)
+    await acted(world)
     await world.link()
     assert await world.faults() == []
     await world.connection.execute(statement)

@@ -26,6 +26,7 @@ GROUPS = dict(
 LOCAL = {
     "batches": "a row a commit, found by its number or by what is not settled yet",
     "unlinked_messages": "a queue: a row a call, deleted within a minute",
+    "unlinked_actions": "a queue: a row for each of operator_actions, deleted within a minute",
     "sends": "what is sent through Huizhi, at the accounts' rates; unique by its key",
     "submissions": "as sends",
     "moved_messages": "messages that were in doubt",
