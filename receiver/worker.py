@@ -6,7 +6,6 @@ Start order: socket, spool, application (pool, writers), then accepting. Stop or
 
 import gc
 import os
-import resource
 import socket
 
 import uvicorn
@@ -14,12 +13,10 @@ import uvicorn
 from receiver.app import create_app
 from receiver.protocol import protocol
 from receiver.spool import Spool
+from runtime import bounds
 from runtime.database import Database
 from runtime.serving import DRAIN_SECONDS, Server
 from runtime.settings import Settings
-
-_CONNECTIONS = 4096
-_OTHER_FILES = 128  # what a process has open besides: the pool, the spool, logs, libraries
 
 
 def run(settings: Settings, database: Database, bound: socket.socket) -> None:
@@ -30,7 +27,7 @@ def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=protocol(app, connections=_connections()),
+        http=protocol(app, connections=bounds.connections()),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -46,14 +43,3 @@ def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     Server(config).run(sockets=[bound])
-
-
-def _connections() -> int:
-    """Return how many connections this process may have, having raised its limit of open files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _CONNECTIONS + _OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        return max(soft - _OTHER_FILES, 1)
-    return _CONNECTIONS

@@ -10,9 +10,18 @@ import uvicorn
 
 from reconciler.api import create_app
 from reconciler.jobs import Jobs
+from runtime import bounds
+from runtime.bounds import Bounded, Watch
 from runtime.database import Database
-from runtime.serving import DRAIN_SECONDS, Protocol, Server
+from runtime.serving import DRAIN_SECONDS, Server
 from runtime.settings import Settings
+
+
+class Protocol(Bounded):
+    """One connection to the API or the dashboard; a large file may come over a slow line."""
+
+    side = "api"
+    body_bytes_per_second = 16_384
 
 
 def run(settings: Settings, database: Database, bound: socket.socket) -> None:
@@ -21,7 +30,8 @@ def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=Protocol,
+        http=type("ApiProtocol", (Protocol,), {"watch": Watch(bounds.connections())}),
+        ws="none",
         lifespan="on",
         access_log=False,
         log_config=None,

@@ -20,8 +20,8 @@ CALLBACKS = Counter(
 )
 DROPPED = Counter(
     "huizhi_connections_dropped_total",
-    "Connections to the receiver that were ended before a request was whole",
-    ["reason"],  # malformed, head, slow, unread, crowded
+    "Connections that were ended before a request was whole, or its answer read",
+    ["server", "reason"],  # receiver, api; malformed, head, slow, unread, crowded
 )
 BATCH_RECORDS = Histogram(
     "huizhi_batch_records",

@@ -25,10 +25,10 @@ pytestmark = pytest.mark.anyio
 PATH = "/callbacks/think/think-token"
 HEAD, BODY = 1.0, 2.0
 QUICK = f"""
-import receiver.protocol as protocol
-protocol.HEAD_SECONDS, protocol.BODY_SECONDS, protocol._LOOK_SECONDS = {HEAD}, {BODY}, 0.1
+from runtime import bounds
+bounds.HEAD_SECONDS, bounds.BODY_SECONDS, bounds.LOOK_SECONDS = {HEAD}, {BODY}, 0.1
 """
-FEW = f"{QUICK}\nimport receiver.worker as one\none._CONNECTIONS = 20\n"
+FEW = f"{QUICK}\nbounds.CONNECTIONS = 20\n"
 
 
 @pytest.fixture(scope="module")
