@@ -1,6 +1,7 @@
 """`huizhi erase`: one number, everywhere, on request."""
 
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ import rich_click as click
 
 from huizhi import cli_config
 from huizhi.options import output_option, say, show_json, with_pool, writing
+from huizhi.progress import shown
 from reconciler import erasure
 from reconciler.actions import login
 from runtime.pseudonyms import pseudonyms
@@ -29,16 +31,27 @@ def erase(by: str, output: str) -> int:
         phone = sys.stdin.readline().strip()
 
     async def work(pool: Any) -> int:
-        done = await erasure.erase(
-            pool, settings.accounts, pseudonyms(settings), phone, by=by, now=datetime.now(UTC)
-        )
+        with shown("erase") as progress:
+            done = await erasure.erase(
+                pool,
+                settings.accounts,
+                pseudonyms(settings),
+                phone,
+                by=by,
+                now=datetime.now(UTC),
+                progress=lambda found: progress(_said(found), None),
+            )
         if output == "json":
             show_json(done)
         else:
-            found = ", ".join(f"{count} {what}" for what, count in done.found.items())
+            found = _said(done.found)
             click.echo(f"{done.id}: {done.pseudonym} in its place: {found or 'found nowhere'}")
         if done.held:
             say(f"{done.held} held back, being sent or settled at this moment: erase it again")
         return 1 if done.held else 0
 
     return with_pool(settings, "erase", work)
+
+
+def _said(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in found.items())

@@ -88,6 +88,7 @@ log = structlog.get_logger()
 
 MAX_UPLOAD_BYTES = 512 * 1024 * 1024
 MAX_SENT_BYTES = 64 * 1024 * 1024
+_ERASING_SECONDS = 5.0  # an answer is waited for so long
 _AUDITS = 4  # billing audit queries at once; others wait their turn
 
 Text = Annotated[str | None, QueryParameter()]
@@ -897,18 +898,46 @@ class Number(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     by: Name = "api"
 
 
-@post("/v1/erasures", status_code=200, responses=_problems(409, 413, 422), **ADMIN)
-async def erase_number(state: State, data: JSONBody[Number]) -> dict[str, Any]:
-    """Erase one number everywhere; it answers when that is done."""
-    done = await erasure.erase(
+@post(
+    "/v1/erasures",
+    status_code=200,
+    responses={
+        **_problems(409, 413, 422),
+        202: ResponseSpec(
+            erasure.Erasure, generate_examples=False, description="Under way: ask for it by its id"
+        ),
+    },
+    **ADMIN,
+)
+async def erase_number(state: State, data: JSONBody[Number]) -> Response[erasure.Erasure]:
+    """Erase one number everywhere; answers when that is done, or with 202 when it takes longer."""
+    begun = await erasure.begin(
         state.pool,
-        state.settings.accounts,
         pseudonyms(state.settings),
         data.phone,
         by=data.by,
         now=datetime.now(UTC),
     )
-    return msgspec.to_builtins(done)  # type: ignore[no-any-return]
+    actions.concerns(erasure=begun.id)
+    erasing = state.erasing.start(state.pool, state.settings.accounts, begun)
+    done, _ = await asyncio.wait({erasing}, timeout=_ERASING_SECONDS)
+    if done:
+        return Response(await erasing)
+    async with state.pool.acquire() as connection:
+        so_far = await erasure.one(connection, begun.id)
+    assert so_far is not None
+    headers = {"location": f"/v1/erasures/{begun.id}"}
+    return Response(so_far, status_code=202, headers=headers)
+
+
+@get("/v1/erasures/{erasure_id:uuid}", responses=SHOWING, **READER)
+async def show_erasure(state: State, erasure_id: FromPath[UUID]) -> erasure.Erasure:
+    """Show an erasure: how far it has come, never the number."""
+    async with state.pool.acquire() as connection:
+        found = await erasure.one(connection, erasure_id)
+    if found is None:
+        raise NotFoundException("no such erasure")
+    return found
 
 
 @get("/v1/erasures", responses=LISTING, **READER)
@@ -1334,11 +1363,15 @@ def create_app(
         async with database.pool() as pool, open_client() as http:
             app.state.pool = pool
             app.state.callers = callers(settings, pool, http, recorder=holder())
-            if jobs is None:
-                yield
-            else:
-                async with jobs(pool, app.state.callers):
+            app.state.erasing = erasure.Erasing()
+            try:
+                if jobs is None:
                     yield
+                else:
+                    async with jobs(pool, app.state.callers):
+                        yield
+            finally:
+                await app.state.erasing.end()
 
     doorkeeper = Doorkeeper(api_token(settings))
     app = Litestar(
@@ -1371,6 +1404,7 @@ def create_app(
             import_credits,
             list_credits,
             erase_number,
+            show_erasure,
             list_erasures,
             list_replays,
             list_signs,

@@ -4,25 +4,33 @@ The number is known to this process only while it works and is never stored: wha
 pseudonym, who asked, and how much was found.
 """
 
+import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import msgspec
+import structlog
 
 from gateways.phone import normalise
 from reconciler.purging import Named, Purge, check_key
 from reconciler.reading import Page, cursor_of, key_of
 from runtime import Problem, settlement
+from runtime.database import DATABASE_ERRORS
 from runtime.pseudonyms import Pseudonyms
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings
 
+log = structlog.get_logger()
+
 BATCH = 500
+TOLD_SECONDS = 5.0
+BROKEN_OFF_SECONDS = 60.0
 # Read at a time where every row must be looked at.
 _WINDOW = 5000
 _RECORDS = 500  # with their bodies
@@ -38,9 +46,10 @@ class NoNumber(Problem):
 
 
 class Erasure(msgspec.Struct, frozen=True, kw_only=True):
-    """An erasure: `found` counts rows by where they stood.
+    """An erasure: `found` counts rows by where they stood, so far while it is `under_way`.
 
-    `held` counts messages being sent just now and callbacks not settled yet: erase again.
+    `held` counts messages being sent just now and callbacks not settled yet: erase again. So does one
+    that was `broken_off`, by the end of the process that was at it.
     """
 
     id: UUID
@@ -50,6 +59,65 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: datetime | None
     found: dict[str, int]
     held: int
+    state: Literal["under_way", "done", "held", "broken_off"]
+
+
+class Begun(msgspec.Struct, frozen=True, kw_only=True):
+    """An erasure that is noted and not carried out yet; `number` is nowhere but here."""
+
+    id: UUID
+    number: str
+    by: str
+    now: datetime
+    pseudonyms: Pseudonyms
+
+    def __repr__(self) -> str:
+        return f"Begun({self.id})"
+
+
+async def begin(pool: Any, pseudonyms: Pseudonyms, phone: str, *, by: str, now: datetime) -> Begun:
+    """Note that `phone` is to be erased; raises `NoNumber`, `OtherKey` and one of `DATABASE_ERRORS`."""
+    number = normalise(phone)
+    if not SHORTEST <= len(number) <= 32:
+        raise NoNumber(f"expected a phone number of {SHORTEST} digits at least")
+    begun = Begun(id=uuid4(), number=number, by=by, now=now, pseudonyms=pseudonyms)
+    async with pool.acquire() as connection:
+        await check_key(connection, pseudonyms)
+        await connection.execute(QUERIES["add_erasure"], begun.id, pseudonyms.of(number), now, by)
+    return begun
+
+
+async def carry_out(
+    pool: Any,
+    accounts: Mapping[str, AccountSettings],
+    begun: Begun,
+    *,
+    progress: Callable[[Mapping[str, int]], None] = lambda _: None,
+) -> Erasure:
+    """Erase a number from all that is stored; durable on return, in batches of one transaction each.
+
+    Idempotent: what broke off is done by doing it again. `progress` is told what was found so far.
+    Raises one of `DATABASE_ERRORS`.
+    """
+    async with pool.acquire() as connection:
+        work = _Work(connection, accounts, begun)
+        telling = asyncio.create_task(_tell(pool, begun.id, work.found, progress))
+        try:
+            # First, so that what is recorded and not understood yet is found where it belongs.
+            while await settlement.settle_left_behind(
+                pool, accounts, recorded_before=begun.now, now=begun.now
+            ):
+                pass
+            await work.run()
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+        await connection.execute(
+            QUERIES["finish_erasure"], begun.id, _positive(work.found), work.held, datetime.now(UTC)
+        )
+        done = await one(connection, begun.id)
+    assert done is not None
+    return done
 
 
 async def erase(
@@ -60,47 +128,92 @@ async def erase(
     *,
     by: str,
     now: datetime,
+    progress: Callable[[Mapping[str, int]], None] = lambda _: None,
 ) -> Erasure:
-    """Erase `phone` from all that is stored; durable on return, in batches of one transaction each.
+    """Erase `phone` and return when that is done; see `begin` and `carry_out`."""
+    begun = await begin(pool, pseudonyms, phone, by=by, now=now)
+    return await carry_out(pool, accounts, begun, progress=progress)
 
-    Idempotent: what broke off is done by doing it again. Raises `NoNumber`, `OtherKey` and one of
-    `DATABASE_ERRORS`.
-    """
-    number = normalise(phone)
-    if not SHORTEST <= len(number) <= 32:
-        raise NoNumber(f"expected a phone number of {SHORTEST} digits at least")
-    # First, so that what is recorded and not understood yet is found where it belongs.
-    while await settlement.settle_left_behind(pool, accounts, recorded_before=now, now=now):
-        pass
-    async with pool.acquire() as connection:
-        await check_key(connection, pseudonyms)
-        work = _Work(connection, accounts, pseudonyms, number, by, now)
-        id = uuid4()
-        await connection.execute(QUERIES["add_erasure"], id, pseudonyms.of(number), now, by)
-        await work.run()
-        row = await connection.fetchrow(
-            QUERIES["finish_erasure"],
-            id,
-            {name: count for name, count in sorted(work.found.items()) if count},
-            work.held,
-            datetime.now(UTC),
-        )
-    return _erasure(row)
+
+async def _tell(
+    pool: Any, id: UUID, found: Counter[str], progress: Callable[[Mapping[str, int]], None]
+) -> None:
+    """Tell how far an erasure has come, every so often, until cancelled."""
+    while True:
+        await asyncio.sleep(TOLD_SECONDS)
+        progress(_positive(found))
+        with contextlib.suppress(*DATABASE_ERRORS):
+            await pool.execute(QUERIES["erasure_goes_on"], id, _positive(found))
+
+
+class Erasing:
+    """The erasures that this process is at, one after the other; ended with the process."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Erasure]] = set()
+
+    def start(
+        self, pool: Any, accounts: Mapping[str, AccountSettings], begun: Begun
+    ) -> asyncio.Task[Erasure]:
+        """Have an erasure carried out, whoever waits for it."""
+        task = asyncio.create_task(self._run(pool, accounts, begun))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Erasure]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # told of where it was raised, to a caller that may have gone
+
+    async def end(self) -> None:
+        """Break off what is under way."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(
+        self, pool: Any, accounts: Mapping[str, AccountSettings], begun: Begun
+    ) -> Erasure:
+        try:
+            waiting = asyncio.create_task(_tell(pool, begun.id, Counter(), lambda _: None))
+            try:
+                await self._turn.acquire()
+            finally:
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+            try:
+                return await carry_out(pool, accounts, begun)
+            finally:
+                self._turn.release()
+        except BaseException as error:
+            log.error("erasure.broken_off", id=str(begun.id), error=type(error).__name__)
+            raise
+
+
+async def one(connection: Any, id: UUID) -> Erasure | None:
+    """Return an erasure, if there is one of that id."""
+    row = await connection.fetchrow(QUERIES["erasures"], None, None, id, 1, BROKEN_OFF_SECONDS)
+    return None if row is None else Erasure(**dict(row))
 
 
 async def erasures(connection: Any, *, cursor: str | None, limit: int) -> Page:
     """List erasures, the newest first."""
     at, last = key_of(cursor, datetime, UUID)
-    rows = await connection.fetch(QUERIES["list_erasures"], at, last, limit + 1)
-    items = [msgspec.to_builtins(_erasure(row)) for row in rows[:limit]]
+    rows = await connection.fetch(
+        QUERIES["erasures"], at, last, None, limit + 1, BROKEN_OFF_SECONDS
+    )
+    items = [msgspec.to_builtins(Erasure(**dict(row))) for row in rows[:limit]]
     more = len(rows) > limit
     return Page(
         items, cursor_of(rows[limit - 1]["requested_at"], rows[limit - 1]["id"]) if more else None
     )
 
 
-def _erasure(row: Any) -> Erasure:
-    return Erasure(**dict(row))
+def _positive(found: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in sorted(found.items()) if count}
 
 
 class _Work:
@@ -110,18 +223,15 @@ class _Work:
         self,
         connection: Any,
         accounts: Mapping[str, AccountSettings],
-        pseudonyms: Pseudonyms,
-        number: str,
-        by: str,
-        now: datetime,
+        begun: Begun,
     ) -> None:
         self.connection = connection
         self.accounts = accounts
-        self.pseudonyms = pseudonyms
-        self.number = number
-        self.pseudonym = pseudonyms.of(number)
-        self.by = by
-        self.now = now
+        self.pseudonyms = begun.pseudonyms
+        self.number = begun.number
+        self.pseudonym = begun.pseudonyms.of(begun.number)
+        self.by = begun.by
+        self.now = begun.now
         self.found: Counter[str] = Counter()
         self.held = 0
 

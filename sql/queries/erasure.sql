@@ -2,18 +2,24 @@
 
 -- name: add_erasure
 -- Notes that a number is to be erased: by its pseudonym.
-INSERT INTO erasures (id, pseudonym, requested_at, requested_by, found)
-VALUES ($1, $2, $3, $4, '{}');
+INSERT INTO erasures (id, pseudonym, requested_at, requested_by, found, worked_at)
+VALUES ($1, $2, $3, $4, '{}', clock_timestamp());
+
+-- name: erasure_goes_on
+-- Notes what was found so far, and that somebody is at it.
+UPDATE erasures
+SET found = $2, worked_at = clock_timestamp()
+WHERE id = $1 AND worked_at IS NOT NULL;
 
 -- name: finish_erasure
 -- Notes what was found; finished only if nothing is held.
 UPDATE erasures
-SET found = $2, held = $3, finished_at = CASE WHEN $3 = 0 THEN $4::timestamptz END
-WHERE id = $1
-RETURNING id, pseudonym, requested_at, requested_by, finished_at, found, held;
+SET found = $2, held = $3, finished_at = CASE WHEN $3 = 0 THEN $4::timestamptz END, worked_at = NULL
+WHERE id = $1;
 
--- name: list_erasures
--- Lists erasures, the newest first; after a time and id with a cursor.
+-- name: erasures
+-- Lists erasures, the newest first, after a time and id with a cursor; or reads the one of $3. One that nobody
+-- has been at for $5 seconds was broken off.
 SELECT
     id,
     pseudonym,
@@ -21,11 +27,19 @@ SELECT
     requested_by,
     finished_at,
     found,
-    held
+    held,
+    CASE
+        WHEN finished_at IS NOT NULL THEN 'done'
+        WHEN held > 0 THEN 'held'
+        WHEN worked_at > clock_timestamp() - make_interval(secs => $5::float8) THEN 'under_way'
+        ELSE 'broken_off'
+    END AS state
 FROM erasures
-WHERE $1::timestamptz IS NULL OR (requested_at, id) < ($1, $2::uuid)
+WHERE
+    ($1::timestamptz IS NULL OR (requested_at, id) < ($1, $2::uuid))
+    AND ($3::uuid IS NULL OR id = $3)
 ORDER BY requested_at DESC, id DESC
-LIMIT $3;
+LIMIT $4;
 
 -- name: messages_of_number
 -- Reads messages to a number, after a place in them.

@@ -135,7 +135,10 @@ async def test_the_api_erases_lists_and_says_what_is_gone(
         gone = await client.get(f"/v1/callbacks/{digest}/body")
         assert (gone.status_code, "purged on" in gone.json()["detail"]) == (410, True)
         listed = (await client.get("/v1/erasures")).json()
-        assert [each["id"] for each in listed["items"]] == [done.json()["id"]]
+        assert listed["items"] == [done.json()]
+        assert done.json()["state"] == "done"
+        shown = await client.get(f"/v1/erasures/{done.json()['id']}")
+        assert (shown.status_code, shown.json()) == (200, done.json())
         messages = (await client.get("/v1/messages")).json()["items"]
         assert {each["phone"] for each in messages} == {done.json()["pseudonym"]}
         one = await client.get(f"/v1/messages/{messages[0]['id']}")

@@ -184,6 +184,7 @@ LISTS = (
 PATHS = (
     *LISTS,
     "/v1/erasures",
+    f"/v1/erasures/{NOBODY}",
     "/v1/replays",
     f"/v1/messages/{NOBODY}",
     f"/v1/sends/{NOBODY}",
@@ -493,6 +494,7 @@ def path_of(path: str) -> str:
     for pattern, written in (
         (rf"/v1/messages/{NOBODY}", "/v1/messages/{message_id}"),
         (rf"/v1/sends/{NOBODY}", "/v1/sends/{send_id}"),
+        (rf"/v1/erasures/{NOBODY}", "/v1/erasures/{erasure_id}"),
         (r"/v1/callbacks/00/body", "/v1/callbacks/{callback_id}/body"),
         (rf"/v1/reconciliations/{NOBODY}", "/v1/reconciliations/{run_id}"),
         (r"/v1/audit/by-day", "/v1/audit/{query_name}"),
@@ -549,7 +551,7 @@ async def test_document_lists_every_route_and_how_each_fails(api: Api) -> None:
             assert {"200", "400", "401", "503"} <= set(responses)
             for status, response in responses.items():
                 assert response["description"]
-                if status != "200":
+                if not status.startswith("2"):
                     assert list(response["content"]) == ["application/problem+json"]
     ids = [value for key, value in inside(paths) if key == "operationId"]
     assert len(ids) == len(set(ids)) == sum(map(len, paths.values()))

@@ -237,7 +237,7 @@ async def test_actions_from_before_they_were_linked_are_linked_too(
     empty_database: Database, tmp_path: Path
 ) -> None:
     for file in (SQL / "migrations").glob("*.sql"):
-        if "linked_actions" not in file.name:
+        if "actions_and_erasures" not in file.name:
             shutil.copy(file, tmp_path)
     async with empty_database.connection() as connection, empty_database.pool() as pool:
         await migrate.migrate(connection, migrate.load(tmp_path))

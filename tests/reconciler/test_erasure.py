@@ -1,5 +1,6 @@
 """Erasing a number: nothing of it is left anywhere, and everything that was counted is as it was."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -8,20 +9,31 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from proving import NOW, SENT, World, accounts, disputed, phone, record
+from test_api import TOKEN, serving
 from test_retention import KEY, everything, result
 
 from gateways.gateway import Call, Reply
-from reconciler import cases, erasure, ledger, match, suspects
+from reconciler import api, cases, erasure, ledger, match, suspects
 from runtime import records, settlement
 from runtime.database import Database
 from runtime.identity import message_id, shard_of
+from runtime.settings import parse
 
 pytestmark = pytest.mark.anyio
 
 # The number of the message "failed", which is billed and disputed, reported by push and by query.
 NUMBER = phone("failed")
+RETAINING = f"""
+data_dir = "data"
+[reconciler]
+api_token = "{TOKEN}"
+[accounts.main]
+gateway = "thinkapi"
+credentials = {{ app_code = "code" }}
+"""
 
 
 @pytest.fixture
@@ -266,3 +278,65 @@ async def test_erasures_are_listed_without_their_numbers(world: World) -> None:
     said = [each["pseudonym"] for each in (*page.items, *rest.items)]
     assert sorted(said) == sorted(KEY.of(phone(name)) for name in ("failed", "fine"))
     assert rest.next is None
+
+
+# --- one that takes long ------------------------------------------------------------------------------
+
+
+async def ended(client: httpx.AsyncClient, place: str) -> dict[str, Any]:
+    async with asyncio.timeout(30):
+        while (found := (await client.get(place)).json())["state"] == "under_way":
+            await asyncio.sleep(0.02)
+    return dict(found)
+
+
+async def test_an_erasure_that_takes_long_is_answered_at_once_and_goes_on(
+    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "_ERASING_SECONDS", 0.2)
+    monkeypatch.setattr(erasure, "TOLD_SECONDS", 0.02)
+    await world.register("failed", "fine")
+    settings = parse(RETAINING, world.folder / "huizhi.toml", {})
+    async with serving(database, settings) as client:
+        holding = world.connection.transaction()
+        await holding.start()
+        await world.connection.execute("SELECT FROM messages FOR UPDATE")
+        answers = [
+            await client.post("/v1/erasures", json={"phone": phone(name), "by": "dpo"})
+            for name in ("failed", "fine")
+        ]
+        for answer in answers:
+            assert answer.status_code == 202
+            assert answer.json()["state"] == "under_way"
+            assert answer.headers["location"] == f"/v1/erasures/{answer.json()['id']}"
+            assert phone("failed") not in answer.text
+        await holding.rollback()
+        for answer in answers:
+            found = await ended(client, answer.headers["location"])
+            assert (found["state"], found["found"]) == ("done", {"messages": 1})
+    assert await world.pool.fetchval("SELECT bool_and(phone ~ '[A-Za-z]') FROM messages")
+
+
+async def test_an_erasure_whose_process_ended_shows_as_broken_off_and_can_be_done_again(
+    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "_ERASING_SECONDS", 0.2)
+    await world.register("failed")
+    settings = parse(RETAINING, world.folder / "huizhi.toml", {})
+    async with serving(database, settings) as client:
+        holding = world.connection.transaction()
+        await holding.start()
+        await world.connection.execute("SELECT FROM messages FOR UPDATE")
+        answer = await client.post("/v1/erasures", json={"phone": phone("failed")})
+        assert answer.status_code == 202
+    await holding.rollback()
+    assert await world.pool.fetchval("SELECT phone FROM messages") == phone("failed")
+    await world.connection.execute("UPDATE erasures SET worked_at = now() - interval '2 minutes'")
+    async with serving(database, settings) as client:
+        left = (await client.get(answer.headers["location"])).json()
+        assert left["state"] == "broken_off"
+        monkeypatch.setattr(api, "_ERASING_SECONDS", 30)
+        again = await client.post("/v1/erasures", json={"phone": phone("failed")})
+        assert (again.status_code, again.json()["found"]) == (200, {"messages": 1})
+        states = [each["state"] for each in (await client.get("/v1/erasures")).json()["items"]]
+        assert states == ["done", "broken_off"]

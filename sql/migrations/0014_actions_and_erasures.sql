@@ -1,4 +1,4 @@
--- What operators did is linked as all else is.
+-- What operators did is linked as all else is; an erasure that takes long can be looked at.
 
 -- Rows of operator_actions that are not linked yet.
 CREATE TABLE unlinked_actions (
@@ -19,5 +19,8 @@ ALTER TABLE chain_entries DROP CONSTRAINT chain_entries_kind_check;
 ALTER TABLE chain_entries ADD CONSTRAINT chain_entries_kind_check CHECK (
     kind IN ('record', 'message', 'statement', 'run', 'purge', 'action', 'outcome')
 );
+
+-- When whoever erases last said that it still does; null once it has come to its end.
+ALTER TABLE erasures ADD COLUMN worked_at timestamptz;
 
 SELECT grant_roles();
