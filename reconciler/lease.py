@@ -43,11 +43,12 @@ class Lease:
         self._pool = pool
         self._ends = ends
         self._lost = asyncio.Event()
+        self._open = 0  # transactions that hold its row, so that it cannot pass on
 
     @property
     def alive(self) -> bool:
         """Whether it is ours as far as we can tell without asking."""
-        return time.monotonic() < self._ends
+        return not self._lost.is_set() and (self._open > 0 or time.monotonic() < self._ends)
 
     def check(self) -> None:
         """Raise `LeaseLost` unless it is alive."""
@@ -70,9 +71,41 @@ class Lease:
             except DATABASE_ERRORS as error:
                 log.warning("lease.not_renewed", lease=self.name, error=type(error).__name__)
                 continue
-            self._ends = asked + self.ttl_seconds if kept is not None else 0.0
+            if kept is None:
+                break
+            # It may have waited for the row until a long transaction of ours ended.
+            self._ends = max(self._ends, asked + self.ttl_seconds)
         log.error("lease.lost", lease=self.name, token=self.token)
         self._lost.set()
+
+    @contextlib.asynccontextmanager
+    async def fenced(self, connection: Any) -> AsyncIterator[None]:
+        """Begin a transaction within which the lease cannot pass on; raises `LeaseLost`.
+
+        One that takes long keeps the lease from being renewed beside it, so it renews it itself, with
+        its commit.
+        """
+        began, renewed = time.monotonic(), None
+        async with connection.transaction():
+            # A holder that hangs in the middle lets go of the lease's row before the lease ends.
+            longest_pause = f"{self.ttl_seconds / 3:.3f}s"
+            fenced = await connection.fetchval(
+                QUERIES["fence"], self.name, self.token, longest_pause
+            )
+            if fenced is None:
+                raise self.lost()
+            self._open += 1
+            try:
+                yield
+                asked = time.monotonic()
+                if asked - began > self.ttl_seconds / 3 and await connection.fetchval(
+                    QUERIES["renew_fenced_lease"], self.name, self.token, self.ttl_seconds
+                ):
+                    renewed = asked
+            finally:
+                self._open -= 1
+        if renewed is not None:
+            self._ends = max(self._ends, renewed + self.ttl_seconds)
 
     async def guard(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what `work` returns; once the lease is lost, cancel it and raise `LeaseLost`."""
@@ -133,15 +166,7 @@ class _Connection:
             async with self._connection.transaction():
                 yield
             return
-        lease = self._lease
-        async with self._connection.transaction():
-            # A holder that hangs in the middle lets go of the lease's row before the lease ends.
-            longest_pause = f"{lease.ttl_seconds / 3:.3f}s"
-            fenced = await self._connection.fetchval(
-                QUERIES["fence"], lease.name, lease.token, longest_pause
-            )
-            if fenced is None:
-                raise lease.lost()
+        async with self._lease.fenced(self._connection):
             yield
 
     @contextlib.asynccontextmanager

@@ -54,6 +54,9 @@ class Purge:
     async def messages(self, named: Sequence[Named], pseudonyms: Pseudonyms | None) -> None:
         """Drop the texts of messages, and their numbers where `pseudonyms` are given."""
         shards, ids = [each.shard for each in named], [each.id for each in named]
+        if pseudonyms is not None:
+            # Before messages are locked: of a large statement this takes long, and reports come meanwhile.
+            await self.touch(named)
         # As a fold does: the message before its reports.
         await self._connection.execute(QUERIES["lock_messages"], shards, ids)
         if pseudonyms is not None:

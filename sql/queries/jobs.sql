@@ -19,6 +19,22 @@ SET expires_at = clock_timestamp() + make_interval(secs => $3::float8)
 WHERE name = $1 AND token = $2 AND expires_at > clock_timestamp()
 RETURNING token;
 
+-- name: renew_fenced_lease
+-- Prolongs a lease within a transaction that holds it, and so kept all others from prolonging or taking it; not
+-- if another transaction holds it too.
+WITH held AS (
+    SELECT name
+    FROM leases
+    WHERE name = $1 AND token = $2
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+
+UPDATE leases AS l
+SET expires_at = clock_timestamp() + make_interval(secs => $3::float8)
+FROM held AS h
+WHERE l.name = h.name
+RETURNING l.token;
+
 -- name: release_lease
 -- Gives up a lease, if it is still ours.
 UPDATE leases

@@ -90,3 +90,37 @@ async def test_many_at_once_take_turns(pool: Any) -> None:
 
     await asyncio.gather(*(work() for _ in range(6)))
     assert tokens == sorted(set(tokens))
+
+
+@pytest.mark.parametrize("rivals", [0, 3])
+async def test_a_transaction_longer_than_the_lease_loses_it_not(pool: Any, rivals: int) -> None:
+    done = asyncio.Event()
+    taken: list[str] = []
+
+    async def rival(name: str) -> None:
+        while not done.is_set():
+            async with leases.held(pool, "job", holder=name, ttl_seconds=0.6) as other:
+                if other is not None and not done.is_set():
+                    taken.append(name)
+            await asyncio.sleep(0.01)
+
+    async def work(lease: leases.Lease) -> None:
+        async with lease.pool.acquire() as connection:
+            for _ in range(2):
+                async with connection.transaction():
+                    for _ in range(20):
+                        await connection.execute("SELECT pg_sleep(0.1)")
+                        assert lease.alive
+                assert lease.alive
+                await connection.execute("SELECT 1")
+        done.set()
+
+    async with leases.held(pool, "job", holder="a", ttl_seconds=0.6) as lease:
+        assert lease is not None
+        others = [asyncio.create_task(rival(f"r{number}")) for number in range(rivals)]
+        try:
+            await lease.guard(work(lease))
+        finally:
+            done.set()
+            await asyncio.gather(*others)
+    assert taken == []
