@@ -202,7 +202,7 @@ def show_table(
     rows: Sequence[dict[str, Any]],
     headings: Sequence[str] | None = None,
 ) -> None:
-    """Print rows as a table: numbers to the right, nothing where there is nothing."""
+    """Print rows as a table: numbers to the right, lists as words, nothing where there is nothing."""
     from rich.console import Console
     from rich.table import Table
 
@@ -211,10 +211,20 @@ def show_table(
         numeric = any(isinstance(row[name], int) for row in rows) or "amount" in name
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
+        table.add_row(*(_cell(row[name]) for name in columns))
     # In a file or a pipe nothing is folded to the width of a terminal that is not there.
     width = None if sys.stdout.isatty() else WIDE
     Console(highlight=False, markup=False, width=width).print(table)
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case list():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
 
 
 def one_page(items: list[dict[str, Any]]) -> Callable[[str | None], Any]:

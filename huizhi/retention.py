@@ -9,7 +9,7 @@ import rich_click as click
 
 from huizhi import cli_config
 from huizhi.options import (
-    account_of,
+    names_of,
     output_option,
     say,
     show_json,
@@ -21,6 +21,7 @@ from reconciler import lease as leases
 from reconciler.jobs import PATIENCE_SECONDS, holder
 from reconciler.retention import LEASE, Purged, purge_account
 from runtime.pseudonyms import pseudonyms
+from runtime.settings import Retention
 
 
 @click.command()
@@ -31,8 +32,9 @@ from runtime.pseudonyms import pseudonyms
 def retention(account: str | None, dry_run: bool, output: str) -> int:
     """Purge bodies, texts and numbers that are older than [accounts.NAME.retention] says."""
     settings = cli_config.settings()
-    if account is not None:
-        account_of(settings, account)
+    for name in names_of(settings, account):
+        if settings.accounts[name].retention == Retention():
+            say(f"{name}: keeps everything: no [accounts.{name}.retention] says what is old enough")
 
     async def work(pool: Any) -> int:
         done: list[Purged] = []

@@ -133,7 +133,10 @@ def _decide(
         if output == "json":
             show_json(done)
         else:
-            click.echo(f"{done.changed} {verdict}, {done.unchanged} decided already")
+            line = f"{done.changed} {verdict}, {done.unchanged} decided already"
+            if verdict == "rejected" and done.unchanged:
+                line += " (what was accepted counts and is never taken back)"
+            click.echo(line)
         return 0
 
     return with_pool(settings, f"suspects {verdict}", work)

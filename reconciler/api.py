@@ -918,7 +918,6 @@ async def erase_number(state: State, data: JSONBody[Number]) -> Response[erasure
         by=data.by,
         now=datetime.now(UTC),
     )
-    actions.concerns(erasure=begun.id)
     erasing = state.erasing.start(state.pool, state.settings.accounts, begun)
     done, _ = await asyncio.wait({erasing}, timeout=_ERASING_SECONDS)
     if done:
@@ -1599,8 +1598,12 @@ def _permitted(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRout
 
 
 def _require(scope: Scope, role: Role) -> None:
-    if scope["user"].role < role:
-        raise PermissionDeniedException(f"this takes a token with the role {role.word}")
+    user = scope["user"]
+    if user.role < role:
+        enough = " or ".join(each.word for each in Role if each >= role)
+        raise PermissionDeniedException(
+            f"this takes a token with the role {enough}; {user.name} has the role {user.role.word}"
+        )
 
 
 async def _list(

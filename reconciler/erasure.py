@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from gateways.phone import normalise
+from reconciler import actions
 from reconciler.purging import Named, Purge, check_key
 from reconciler.reading import Page, cursor_of, key_of
 from runtime import Problem, settlement
@@ -81,6 +82,7 @@ async def begin(pool: Any, pseudonyms: Pseudonyms, phone: str, *, by: str, now: 
     if not SHORTEST <= len(number) <= 32:
         raise NoNumber(f"expected a phone number of {SHORTEST} digits at least")
     begun = Begun(id=uuid4(), number=number, by=by, now=now, pseudonyms=pseudonyms)
+    actions.concerns(erasure=begun.id)
     async with pool.acquire() as connection:
         await check_key(connection, pseudonyms)
         await connection.execute(QUERIES["add_erasure"], begun.id, pseudonyms.of(number), now, by)

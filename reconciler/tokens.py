@@ -124,7 +124,7 @@ async def add(
             expires_at,
         )
     if added is None:
-        raise Problem(f"{name} has two tokens already: revoke one first")
+        raise Problem(f"{name} has two tokens already: revoke one first (`huizhi token list`)")
     return Added(str(added), name, role, rfc3339(expires_at), token)
 
 

@@ -86,6 +86,9 @@ async def test_retention_says_what_is_held_and_what_would_go_and_then_it_goes(
     )
     dry = await typed("retention", "--dry-run")
     assert "Nothing was purged" in dry.stdout
+    assert dry.stderr == (
+        "huizhi: sms: keeps everything: no [accounts.sms.retention] says what is old enough\n"
+    )
     assert await pool.fetchval("SELECT count(*) FROM records WHERE body <> ''") == 2
     done = json.loads((await typed("retention", "--account", "think", "--output", "json")).stdout)
     assert done["accounts"][0]["bodies"] == 2
@@ -106,6 +109,10 @@ async def test_erase_takes_the_number_from_standard_input_and_never_shows_it(
     await fill(typed, pool, tmp_path)
     told = await typed("erase", "--by", "dpo", stdin=f"+86 {NUMBER}\n")
     assert (told.returncode, told.stderr) == (0, "")
+    subject = await pool.fetchval(
+        "SELECT subject FROM operator_actions WHERE what = 'huizhi erase' AND outcome = 'done'"
+    )
+    assert subject == {"erasure": told.stdout.split(":")[0]}
     assert "2 messages" in told.stdout
     assert "2 bodies" in told.stdout
     assert NUMBER not in told.stdout
