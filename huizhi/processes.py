@@ -107,7 +107,13 @@ def run(settings: Settings, *, receiver: bool, reconciler: bool) -> None:
             if settings.reconciler.api_token is None:
                 places.append(f"API token   in {api_token_file(settings)}")
         embedded = stack.enter_context(databases.server(settings))
-        _count_together(settings)
+        counts = _count_together(settings)
+        if receiver and settings.receiver.metrics_port is not None:
+            host = settings.receiver.metrics_host
+            shown = stack.enter_context(
+                metrics.served(counts, host, settings.receiver.metrics_port)
+            )
+            places.append(f"metrics     http://{_host(host)}:{shown}/metrics")
         migrating = databases.of(settings, embedded, "migrate")
         away = receiver and not asyncio.run(_is_there(migrating))
         if not away:
@@ -209,11 +215,12 @@ def _host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _count_together(settings: Settings) -> None:
-    """Let all processes of this machine count in one folder, which the reconciler shows."""
+def _count_together(settings: Settings) -> str:
+    """Let all processes of this machine count in one folder, and return it; the reconciler shows it."""
     folder = settings.data_dir / "metrics"
     metrics.clean_folder(folder)
     os.environ[metrics.FOLDER_VARIABLE] = str(folder)
+    return str(folder)
 
 
 def _child(parent: int, target: Callable[..., None], *arguments: Any) -> None:

@@ -13,6 +13,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from receiver.callbacks import Callbacks, not_found
 from receiver.ingest import Ingest
 from receiver.spool import Spool
+from runtime import metrics
 from runtime.database import Database
 from runtime.settings import Settings
 
@@ -33,6 +34,7 @@ def create_app(
             Ingest(pool, settings.accounts, spool, recorder=recorder) as ingest,
         ):
             state["ingest"] = ingest
+            metrics.begin_receiver(settings.accounts)
             receiver.callbacks = Callbacks(settings, ingest)
             yield
 

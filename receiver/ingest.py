@@ -307,6 +307,7 @@ class Ingest:
         elif isinstance(error, _AWAY):
             log.error("database.away", error=type(error).__name__)
             self._away = True
+            metrics.DATABASE_AWAY.labels("receiver").set(1)
         else:
             log.exception("callbacks.not_committed", count=len(group))
 
@@ -436,6 +437,7 @@ class Ingest:
         if self._away:
             log.info("database.back")
             self._away = False
+            metrics.DATABASE_AWAY.labels("receiver").set(0)
 
     async def _drain(self, segment: Segment) -> int:
         """Store what is in `segment`, remove it, and return how many records it had.

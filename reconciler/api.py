@@ -72,7 +72,7 @@ from reconciler import (
     suspects,
 )
 from reconciler.causes import CAUSES
-from reconciler.jobs import holder
+from reconciler.jobs import holder, jobs_of
 from reconciler.poll import Caller, callers
 from reconciler.reading import Page
 from reconciler.recorded import Recorded
@@ -1328,6 +1328,7 @@ async def show_metrics(state: State) -> Response[bytes]:
     await _show_balances(state)
     await _show_chain(state)
     await _show_watch(state)
+    await _show_work(state)
     text = await asyncio.to_thread(metrics.exposition, os.environ.get(metrics.FOLDER_VARIABLE))
     return Response(text, media_type="text/plain; version=0.0.4")
 
@@ -1362,6 +1363,9 @@ def create_app(
         async with database.pool() as pool, open_client() as http:
             app.state.pool = pool
             app.state.callers = callers(settings, pool, http, recorder=holder())
+            scheduled = jobs_of(settings, app.state.callers)
+            app.state.schedule = [(job.name, job.account, job.every_seconds) for job in scheduled]
+            metrics.begin_reconciler(settings.accounts, [job.lease_name for job in scheduled])
             app.state.erasing = erasure.Erasing()
             try:
                 if jobs is None:
@@ -1550,6 +1554,7 @@ class _Authorized:
                 caller = await self._caller(scope)
             except DATABASE_ERRORS as error:
                 log.error("database.away", error=type(error).__name__)
+                metrics.ANSWERS_FAILED.labels("503").inc()
                 problem = ProblemDetails(
                     "about:blank", "Service Unavailable", 503, "the database is away; try again"
                 )
@@ -1721,6 +1726,32 @@ async def _show_chain(state: State) -> None:
     metrics.CHAIN_BEHIND_SECONDS.set(behind)
 
 
+async def _show_work(state: State) -> None:
+    """Set the gauges of jobs and settling, whichever process does them; and whether that can be told."""
+    away = metrics.DATABASE_AWAY.labels("reconciler")
+    try:
+        async with asyncio.timeout(2), state.pool.acquire() as connection:
+            rows = await connection.fetch(QUERIES["list_jobs"])
+            behind = await connection.fetchval(QUERIES["settlement_behind"])
+    except DATABASE_ERRORS:
+        away.set(1)
+        return
+    away.set(0)
+    metrics.SETTLEMENT_BEHIND_SECONDS.set(behind)
+    # One that has been taken out of the settings is late for ever, and no news.
+    for name, account, every_seconds in state.schedule:
+        metrics.JOB_EVERY_SECONDS.labels(name, account).set(every_seconds)
+    scheduled = {(name, account) for name, account, _ in state.schedule}
+    for row in rows:
+        if (row["name"], row["account"]) not in scheduled:
+            continue
+        labels = row["name"], row["account"]
+        metrics.JOB_FAILURES_IN_ROW.labels(*labels).set(row["failures_in_row"])
+        # It is running: until it has ended, when it began is the least that can be said.
+        ended = row["finished_at"] or row["started_at"]
+        metrics.JOB_ENDED.labels(*labels).set(ended.timestamp())
+
+
 def _sent_rows(body: bytes, content_type: str) -> list[Any]:
     """Return the decoded rows of a JSON array or NDJSON; a line that is no JSON is a ValueError in its place."""
     text = body.lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -1880,6 +1911,7 @@ def _unfit(_: object, error: Exception) -> Response[Any]:
 
 def _unavailable(_: object, error: Exception) -> Response[Any]:
     log.error("database.away", error=type(error).__name__)
+    metrics.ANSWERS_FAILED.labels("503").inc()
     answer = _problem_response(503, "the database is away; try again")
     answer.headers["retry-after"] = "5"
     return answer
@@ -1887,4 +1919,5 @@ def _unavailable(_: object, error: Exception) -> Response[Any]:
 
 def _internal(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     log.exception("api.failed", route=request.scope["path"].split("?")[0], exc_info=error)
+    metrics.ANSWERS_FAILED.labels("500").inc()
     return _problem_response(500, "the log says more")

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from runtime import LeaseLost
+from runtime import LeaseLost, metrics
 from runtime.database import DATABASE_ERRORS
 from runtime.queries import QUERIES
 
@@ -76,6 +76,7 @@ class Lease:
             # It may have waited for the row until a long transaction of ours ended.
             self._ends = max(self._ends, asked + self.ttl_seconds)
         log.error("lease.lost", lease=self.name, token=self.token)
+        metrics.LEASES_LOST.labels(self.name).inc()
         self._lost.set()
 
     @contextlib.asynccontextmanager

@@ -4,11 +4,26 @@ Several workers count together through files in a folder (prometheus_client's mu
 which the environment names before the first metric is made.
 """
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    start_http_server,
+)
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from runtime import Problem
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -54,6 +69,12 @@ SPOOL_OLDEST_SECONDS = Gauge(
     "How long ago the oldest segment of the spool was begun",
     multiprocess_mode="livemostrecent",
 )
+DATABASE_AWAY = Gauge(
+    "huizhi_database_away",
+    "Whether the database could not be used when it was last tried",
+    ["process"],  # receiver, reconciler
+    multiprocess_mode="livemax",
+)
 SPOOLED = Counter("huizhi_spooled_total", "Callbacks written to the spool")
 SPOOL_DRAINED = Counter(
     "huizhi_spool_drained_total", "Callbacks of the spool committed to the database"
@@ -96,6 +117,38 @@ VENDOR_CALLS = Counter(
 JOB_RUNS = Counter(
     "huizhi_job_runs_total", "Runs of jobs by outcome", ["job", "account", "outcome"]
 )
+# Read from the database when they are shown: whichever process ran the job, or left a batch behind.
+JOB_ENDED = Gauge(
+    "huizhi_job_ended_timestamp_seconds",
+    "When a job last ended, well or not, in seconds since 1970",
+    ["job", "account"],
+    multiprocess_mode="mostrecent",
+)
+JOB_EVERY_SECONDS = Gauge(
+    "huizhi_job_every_seconds",
+    "How often a job is to run",
+    ["job", "account"],
+    multiprocess_mode="mostrecent",
+)
+JOB_FAILURES_IN_ROW = Gauge(
+    "huizhi_job_failures_in_row",
+    "How often a job failed since it last went well",
+    ["job", "account"],
+    multiprocess_mode="mostrecent",
+)
+SETTLEMENT_BEHIND_SECONDS = Gauge(
+    "huizhi_settlement_behind_seconds",
+    "For how long the oldest of what is recorded and not settled has waited",
+    multiprocess_mode="mostrecent",
+)
+LEASES_LOST = Counter(
+    "huizhi_leases_lost_total", "Leases that ended under the process that held them", ["lease"]
+)
+ANSWERS_FAILED = Counter(
+    "huizhi_answers_failed_total",
+    "Answers of the API and the dashboard that say that it is we who failed",
+    ["status"],  # 500, 503
+)
 PULLED_ROWS = Counter(
     "huizhi_pulled_rows_total", "Rows that read-once pulls handed out", ["account"]
 )
@@ -132,13 +185,77 @@ HELD = Gauge(
 )
 
 
-def exposition(folder: str | None) -> bytes:
-    """Return all metrics in Prometheus' text format, of all processes sharing `folder` if given."""
+def begin_receiver(accounts: Iterable[str]) -> None:
+    """Show what alerts watch from 0 on: the first one of something would else be no increase."""
+    for account in accounts:
+        for outcome in ("unavailable", "limited"):
+            CALLBACKS.labels(account, outcome)
+    DATABASE_AWAY.labels("receiver")
+    SETTLED.labels("quarantined")
+
+
+def begin_reconciler(accounts: Iterable[str], leases: Iterable[str]) -> None:
+    """Do so for what a reconciler counts; `leases` are the names of those that it may hold."""
+    for account in accounts:
+        LOST_PAGES.labels(account)
+        for what in ("field", "type", "code"):
+            DRIFT.labels(account, what)
+    for lease in leases:
+        LEASES_LOST.labels(lease)
+    for status in ("500", "503"):
+        ANSWERS_FAILED.labels(status)
+    SETTLED.labels("quarantined")
+
+
+class _Disk(Collector):
+    """The file system that a folder is on, looked at when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        disk = shutil.disk_usage(self._folder)
+        yield GaugeMetricFamily(
+            "huizhi_disk_bytes", "Size of the file system of data_dir", value=disk.total
+        )
+        yield GaugeMetricFamily(
+            "huizhi_disk_free_bytes", "What is free for us on it", value=disk.free
+        )
+
+
+def _registry(folder: str | None) -> CollectorRegistry:
     if folder is None:
-        return generate_latest()
+        return REGISTRY
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+    registry.register(_Disk(Path(folder)))
+    return registry
+
+
+def exposition(folder: str | None) -> bytes:
+    """Return all metrics in Prometheus' text format, of all processes sharing `folder` if given.
+
+    Then with the file system that it is on.
+    """
+    return generate_latest(_registry(folder))
+
+
+@contextlib.contextmanager
+def served(folder: str, host: str, port: int) -> Iterator[int]:
+    """Show what `exposition` returns to everybody at `host`, whatever the path; yield the port.
+
+    Raises `Problem` where nobody can listen.
+    """
+    try:
+        server, thread = start_http_server(port, host, _registry(folder))
+    except OSError as error:
+        raise Problem(f"receiver.metrics_port {port} at {host}: {error.strerror}") from error
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def forget(pid: int, folder: str | None) -> None:

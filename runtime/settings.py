@@ -84,7 +84,10 @@ def _workers() -> int:
 
 
 class ReceiverSettings(_Table, frozen=True, kw_only=True):
-    """The internet-facing side; `workers` are processes that share the port."""
+    """The internet-facing side; `workers` are processes that share the port.
+
+    Without `metrics_port` only the reconciler with the same `data_dir` shows what they count.
+    """
 
     host: Text = "0.0.0.0"  # noqa: S104  vendors reach it from outside
     port: Port = 8080
@@ -93,6 +96,8 @@ class ReceiverSettings(_Table, frozen=True, kw_only=True):
     spool_max_bytes: Count = 1_073_741_824
     trusted_proxies: Annotated[Networks, Meta(description=_NETWORKS)] = Networks()
     callbacks_per_second_per_peer: Rate | None = None
+    metrics_host: Text = "127.0.0.1"
+    metrics_port: Port | None = None
 
 
 class ReconcilerSettings(_Table, frozen=True, kw_only=True):

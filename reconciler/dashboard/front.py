@@ -55,7 +55,7 @@ from reconciler.reading import BadCursor
 from reconciler.recorded import Recorded
 from reconciler.tokens import Asker as TokenHolder
 from reconciler.tokens import Doorkeeper
-from runtime import Problem
+from runtime import Problem, metrics
 from runtime.database import DATABASE_ERRORS
 from runtime.settings import Settings, api_token
 
@@ -281,6 +281,7 @@ class Front:
             return
         if away is not None:
             log.error("database.away", error=type(away).__name__)
+            metrics.ANSWERS_FAILED.labels("503").inc()
             answer = Response(b"", status_code=503, headers={"retry-after": "5"})
             request: Request[Any, Any, Any] = Request(scope)
             await answer.to_asgi_response(None, request)(scope, receive, _hardened(send))
@@ -398,9 +399,11 @@ def _bad_request(request: Request[Any, Any, Any], error: Exception) -> Response[
 
 def _unavailable(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     log.error("database.away", error=type(error).__name__)
+    metrics.ANSWERS_FAILED.labels("503").inc()
     return _failed(request, 503, "error.database", "")
 
 
 def _internal(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     log.exception("dashboard.failed", route=request.scope["path"], exc_info=error)
+    metrics.ANSWERS_FAILED.labels("500").inc()
     return _failed(request, 500, "error.internal", "")

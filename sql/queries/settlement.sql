@@ -581,3 +581,9 @@ WHERE quarantine.reason <> excluded.reason;
 -- Lets records out of quarantine that are understood now.
 DELETE FROM quarantine
 WHERE digest = ANY($1::bytea[]);
+
+-- name: settlement_behind
+-- Says for how many seconds the oldest unsettled batch has waited, by the database's clock.
+SELECT coalesce(greatest(extract(EPOCH FROM clock_timestamp() - min(b.recorded_at)), 0), 0)::float8 AS seconds
+FROM batches AS b
+WHERE b.settled_at IS NULL;
