@@ -24,12 +24,14 @@ RUN pip install --no-deps --no-build-isolation --no-index .
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin huizhi \
     && install --directory --mode=0700 --owner=huizhi --group=huizhi /data
 
-USER huizhi
+# By number, so that Kubernetes can tell that it is not root.
+USER 10001:10001
 WORKDIR /data
 VOLUME /data
 ENV HUIZHI_CONFIG=/etc/huizhi/huizhi.toml \
     HUIZHI_HEALTH=http://127.0.0.1:8080/health/ready
-EXPOSE 8080 8081
+# Callbacks, the API and the dashboard, a receiver's metrics.
+EXPOSE 8080 8081 9108
 
 # Ready means that a callback can be stored now. For the reconciler HUIZHI_HEALTH names its own port.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
