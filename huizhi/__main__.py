@@ -31,12 +31,15 @@ COMMANDS = {
     "erase": ("huizhi.erase:erase", "Erase one number everywhere on request (删除权)."),
     "statement": ("huizhi.statement:statement", "Import and list vendors' bills."),
     "reconcile": ("huizhi.reconcile:reconcile", "Hold a bill against the ledger."),
+    "backup": ("huizhi.backup:backup", "Back up the database and what waits for it."),
+    "restore": ("huizhi.backup:restore", "Restore a backup into an empty database."),
     "evidence": ("huizhi.evidence:evidence", "Pack a reconciliation with all its evidence."),
     "chain": ("huizhi.chain:chain", "Check the chain over everything recorded."),
     "suspects": ("huizhi.suspects:suspects", "Accept or reject reports that fall short of trust."),
     "arrivals": ("huizhi.alarms:arrivals", "Say how soon receipts come, as learned."),
     "alarms": ("huizhi.alarms:alarms", "List what a person should know of."),
     "drift": ("huizhi.drift:drift", "List what is new in vendors' documents."),
+    "callback": ("huizhi.callback:callback", "Say what became of a callback."),
     "discrepancy": ("huizhi.discrepancy:discrepancy", "Work on what reconciling found."),
     "credit": ("huizhi.credit:credit", "Import and list vendors' credit notes."),
     "balance": ("huizhi.balance:balance", "Ask what accounts have left."),
@@ -56,7 +59,7 @@ COMMANDS = {
 # What `huizhi --help` shows together.
 THEMES = {
     "Set up": ("init", "check-config", "completion", "migrate", "token"),
-    "Run": ("serve", "receiver", "reconciler"),
+    "Run": ("serve", "receiver", "reconciler", "backup", "restore"),
     "Send and receive": (
         "send",
         "sent",
@@ -70,7 +73,7 @@ THEMES = {
         "password",
         "segments",
     ),
-    "Keep watch": ("alarms", "suspects", "arrivals", "drift"),
+    "Keep watch": ("alarms", "suspects", "arrivals", "drift", "callback"),
     "Check the bill": ("statement", "reconcile", "discrepancy", "credit", "audit"),
     "Forget": ("retention", "erase"),
     "Prove it": ("evidence", "chain", "actions"),

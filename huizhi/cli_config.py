@@ -19,13 +19,14 @@ def config_file() -> Path | None:
     return named
 
 
-def settings(*, log_level: int = logging.WARNING) -> Settings:
+def settings(*, service: bool = False) -> Settings:
     """Load the settings of the running command; from here on logs leave out their secrets.
 
-    Raises `SettingsError`. Services give `logging.INFO`.
+    A service logs as they say, any other command warnings. Raises `SettingsError`.
     """
     read = load(config_file())
-    logs.configure(secrets=read.secrets, level=log_level)
+    level = read.logs.number if service else logging.WARNING
+    logs.configure(secrets=read.secrets, level=level)
     return read
 
 

@@ -224,6 +224,21 @@ MANUAL = {
         examples=("huizhi arrivals", "huizhi arrivals --account think-main --output json"),
         exits={0: "listed"},
     ),
+    "backup": Page(
+        examples=(
+            'huizhi backup "/backups/huizhi-$(date +%F)"',
+            "huizhi backup /backups/now --output json",
+        ),
+        exits={0: "the folder holds a whole backup", 2: "there is none, and no folder"},
+    ),
+    "restore": Page(
+        examples=("huizhi restore /backups/huizhi-2026-11-01",),
+        exits={0: "restored", 2: "nothing was: stderr says why"},
+    ),
+    "callback show": Page(
+        examples=('huizhi callback show "$ID"', 'huizhi callback show "$ID" --output json'),
+        exits={0: "told", 2: "no such callback, or a mistake: stderr says which"},
+    ),
     "drift": Page(
         examples=("huizhi drift", "huizhi drift --account think-main --all --output csv"),
         exits={0: "listed, also where there is none"},

@@ -235,7 +235,7 @@ def _receiver(file: Path, database: Database, host: str, port: int) -> None:
     from receiver import worker
 
     settings = load(file)
-    logs.configure(secrets=settings.secrets)
+    logs.configure(secrets=settings.secrets, level=settings.logs.number)
     worker.run(settings, database, bind(host, port))
 
 
@@ -243,5 +243,5 @@ def _reconciler(file: Path, database: Database, host: str, port: int) -> None:
     from reconciler import worker
 
     settings = load(file)
-    logs.configure(secrets=settings.secrets)
+    logs.configure(secrets=settings.secrets, level=settings.logs.number)
     worker.run(settings, database, bind(host, port))

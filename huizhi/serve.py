@@ -1,7 +1,5 @@
 """`huizhi serve`, `receiver` and `reconciler`: the services."""
 
-import logging
-
 import rich_click as click
 
 from huizhi.cli_config import settings
@@ -14,16 +12,16 @@ def serve() -> None:
 
     Stops cleanly on SIGTERM or Ctrl-C: callbacks under way are answered, what waits is stored.
     """
-    run(settings(log_level=logging.INFO), receiver=True, reconciler=True)
+    run(settings(service=True), receiver=True, reconciler=True)
 
 
 @click.command()
 def receiver() -> None:
     """Run the internet-facing side only: the callbacks' target."""
-    run(settings(log_level=logging.INFO), receiver=True, reconciler=False)
+    run(settings(service=True), receiver=True, reconciler=False)
 
 
 @click.command()
 def reconciler() -> None:
     """Run the internal side only: API and jobs."""
-    run(settings(log_level=logging.INFO), receiver=False, reconciler=True)
+    run(settings(service=True), receiver=False, reconciler=True)

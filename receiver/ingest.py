@@ -9,9 +9,10 @@ there; until the database is back so do all others. What is in the spool is then
 """
 
 import asyncio
+import logging
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -278,6 +279,14 @@ class Ingest:
             else:
                 self._committed(group, fresh)
                 self._pass_on(batch, fresh)
+                if log.is_enabled_for(logging.DEBUG):
+                    new = {record.digest for record in fresh}
+                    log.debug(
+                        "callbacks.recorded",
+                        batch=batch,
+                        records=_named(fresh),
+                        known=_named(record for record in found if record.digest not in new),
+                    )
                 return
         try:
             await self._in_spool(partial(self._spool.append, found, alone=tried))
@@ -292,6 +301,8 @@ class Ingest:
                     waiter.refused()
             return
         metrics.SPOOLED.inc(len(group))
+        if log.is_enabled_for(logging.DEBUG):
+            log.debug("callbacks.spooled", records=_named(found))
         counts: Counter[str] = Counter()
         for waiting in group:
             counts[waiting.record.account] += len(waiting.waiters)
@@ -486,6 +497,8 @@ class Ingest:
                 return {digest}
         else:
             self._pass_on(batch, fresh)
+            if log.is_enabled_for(logging.DEBUG):
+                log.debug("callbacks.drained", batch=batch, records=_named(found))
             return set()
         middle = len(found) // 2
         return await self._store_again(found[:middle]) | await self._store_again(found[middle:])
@@ -523,6 +536,10 @@ class Ingest:
             recorded_before=now - timedelta(seconds=LEFT_BEHIND_SECONDS),
             now=now,
         )
+
+
+def _named(found: Iterable[Record]) -> list[str]:
+    return [record.digest.hex() for record in found]
 
 
 class _PutOff(Exception):

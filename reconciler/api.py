@@ -69,6 +69,7 @@ from reconciler import (
     replay,
     sending,
     statements,
+    story,
     suspects,
 )
 from reconciler.causes import CAUSES
@@ -358,6 +359,20 @@ async def list_callbacks(
         cursor=cursor,
         limit=limit,
     )
+
+
+@get("/v1/callbacks/{callback_id:str}", responses=_problems(404), **READER)
+async def show_callback(state: State, callback_id: FromPath[str]) -> dict[str, Any]:
+    """Tell what became of a callback, or of a vendor's reply, step by step."""
+    try:
+        digest = bytes.fromhex(callback_id)
+    except ValueError:
+        raise NotFoundException("no such callback") from None
+    async with state.pool.acquire() as connection:
+        told = await story.tell(connection, state.settings.accounts, digest)
+    if told is None:
+        raise NotFoundException("no such callback")
+    return told
 
 
 @get("/v1/callbacks/{callback_id:str}/body", responses=_problems(404, 410), **READER)
@@ -1385,6 +1400,7 @@ def create_app(
             list_messages,
             show_message,
             list_callbacks,
+            show_callback,
             callback_body,
             import_statement,
             list_statements,

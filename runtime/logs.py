@@ -19,9 +19,12 @@ from structlog.stdlib import ProcessorFormatter
 from gateways.gateway import Secret
 
 _SHORTEST_SECRET = 6  # a shorter one stands in too much that is none
-_MAINLAND = re.compile(r"(?<!\d)(?:86)?1[3-9]\d{5}(\d{4})(?!\d)")
+# A digest is no number, though one in a few hundred has the digits of one in it.
+_MAINLAND = re.compile(r"\b[0-9a-f]{64}\b|(?<!\d)(?:86)?1[3-9]\d{5}(\d{4})(?!\d)")
 # httpx logs whole addresses, and some vendors' secrets stand in them; the others log each job run.
 _QUIET = ("httpx", "httpcore", "apscheduler", "asyncio")
+# Whose lines are told below `info` if asked for; a library's details are nobody's story.
+_OURS = ("gateways", "runtime", "receiver", "reconciler", "huizhi")
 
 
 class Redaction:
@@ -40,7 +43,7 @@ class Redaction:
     def __call__(self, line: str) -> str:
         if self._secrets is not None:
             line = self._secrets.sub("***", line)
-        return _MAINLAND.sub(r"…\1", line)
+        return _MAINLAND.sub(_masked, line)
 
     def within(self, value: Any) -> Any:
         """Return `value`, of any type, without them; what is neither text nor number becomes text."""
@@ -58,6 +61,10 @@ class Redaction:
                 return [self.within(inner) for inner in value]
             case _:
                 return self(str(value))
+
+
+def _masked(found: re.Match[str]) -> str:
+    return found[0] if found[1] is None else f"…{found[1]}"
 
 
 def _without_colour(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -102,7 +109,9 @@ def configure(
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level)
+    root.setLevel(max(level, logging.INFO))
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     # A call that is repeated is no news; one that fails for good is told of by its caller.

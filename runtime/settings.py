@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import json
+import logging
 import os
 import re
 import secrets
@@ -106,6 +107,17 @@ class ReconcilerSettings(_Table, frozen=True, kw_only=True):
     host: Text = "127.0.0.1"
     port: Port = 8081
     api_token: Annotated[Secret, Meta(description=_HIDDEN_TEXT)] | None = None
+
+
+class LogSettings(_Table, frozen=True, kw_only=True):
+    """What services log; `debug` names each callback at each of its steps."""
+
+    level: Literal["debug", "info", "warning"] = "info"
+
+    @property
+    def number(self) -> int:
+        """The level as the standard library has it."""
+        return logging.getLevelNamesMapping()[self.level.upper()]
 
 
 class RetentionSettings(_Table, frozen=True, kw_only=True):
@@ -237,6 +249,7 @@ class _File(_Table, frozen=True, kw_only=True):
     receiver: ReceiverSettings = msgspec.field(default_factory=ReceiverSettings)
     reconciler: ReconcilerSettings = ReconcilerSettings()
     retention: RetentionSettings = RetentionSettings()
+    logs: LogSettings = LogSettings()
     accounts: Annotated[dict[str, Any], Meta(description="tables headed [accounts.NAME]")] = (
         msgspec.field(default_factory=dict)
     )
@@ -261,6 +274,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     statements: Mapping[str, StatementFormat]
     secrets: tuple[Secret, ...]
     retention: RetentionSettings = RetentionSettings()
+    logs: LogSettings = LogSettings()
 
 
 def load(path: Path | None = None, env: Mapping[str, str] = os.environ) -> Settings:
@@ -380,6 +394,7 @@ class _Reader:
             },
             secrets=tuple(self.secrets),
             retention=read.retention,
+            logs=read.logs,
         )
 
     def account(self, name: str, table: Any, zone: ZoneInfo) -> AccountSettings:

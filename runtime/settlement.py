@@ -8,8 +8,10 @@ transactions: first commit what came, then fold in a transaction of its own that
 Whichever of the two folds last sees both.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any, Literal
 from uuid import UUID
 
@@ -39,6 +41,10 @@ from runtime.settings import AccountSettings
 from runtime.trust import Judge, ReportKey
 
 log = structlog.get_logger()
+
+# How much of what was not understood is named in the log at a time; `huizhi callback show` has it all.
+_REASONS_TOLD = 5
+_RECORDS_TOLD = 20
 
 
 class Settled(msgspec.Struct, kw_only=True):
@@ -122,9 +128,12 @@ async def settle(
     """
     understood = understand(accounts, found)
     try:
-        return await _settle(pool, accounts, understood, batches, now)
+        settled = await _settle(pool, accounts, understood, batches, now)
     except UNSTORABLE as error:
         unstorable = error
+    else:
+        _tell(understood, found, batches)
+        return settled
     # A parser should have caught that value. Find the record that brought it, so that the others get
     # through; here no connection is held, however deep this goes.
     if len(found) > 1:
@@ -145,6 +154,29 @@ async def settle(
     understood = Understood()
     understood.quarantine(record, f"cannot be stored: {kind}")
     return await _settle(pool, accounts, understood, batches, now)
+
+
+def _tell(understood: Understood, found: Sequence[Record], batches: Sequence[int]) -> None:
+    """Log what was not understood, bounded; and on `debug` what was settled, each by its name."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for digest, account, _, reason in understood.quarantined.values():
+        reasons.setdefault((account, reason), []).append(digest.hex())
+    # A vendor that has changed its format may have all that it pushes quarantined.
+    for (account, reason), digests in islice(reasons.items(), _REASONS_TOLD):
+        log.warning(
+            "records.quarantined",
+            account=account,
+            reason=reason,
+            count=len(digests),
+            records=digests[:_RECORDS_TOLD],
+        )
+    if found and log.is_enabled_for(logging.DEBUG):
+        log.debug(
+            "records.settled",
+            batches=list(batches),
+            records=[record.digest.hex() for record in found],
+            messages=sorted({str(id) for _, id, _ in understood.reports}),
+        )
 
 
 async def settle_left_behind(
@@ -189,7 +221,7 @@ async def join_orphans(connection: Any, found: Sequence[sends.Key]) -> int:
     shards, ids = [shard for shard, _ in found], [id for _, id in found]
     rows = await connection.fetch(QUERIES["joinable_orphans_of"], shards, ids)
     keys = [(row["shard"], row["message_id"]) for row in rows]
-    folded = await fold(connection, keys)
+    folded = await _join(connection, keys)
     await trust.forget_strangers(connection, keys)
     await trust.settle_held(connection, await trust.settle_strangers(connection, shards))
     return folded
@@ -198,8 +230,22 @@ async def join_orphans(connection: Any, found: Sequence[sends.Key]) -> int:
 async def join_left_orphans(connection: Any, limit: int = 5000) -> int:
     """Fold orphans whose message is known but whose registration died before folding."""
     rows = await connection.fetch(QUERIES["joinable_orphans"], limit)
-    folded = await fold(connection, [(row["shard"], row["message_id"]) for row in rows])
+    folded = await _join(connection, [(row["shard"], row["message_id"]) for row in rows])
     await trust.settle_left_strangers(connection)
+    return folded
+
+
+async def _join(connection: Any, keys: Sequence[tuple[int, UUID]]) -> int:
+    folded = await fold(connection, keys)
+    if keys and log.is_enabled_for(logging.DEBUG):
+        rows = await connection.fetch(
+            QUERIES["records_of_messages"], [shard for shard, _ in keys], [id for _, id in keys]
+        )
+        log.debug(
+            "reports.joined",
+            messages=[str(id) for _, id in keys],
+            records=[row["digest"].hex() for row in rows],
+        )
     return folded
 
 

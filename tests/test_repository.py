@@ -87,6 +87,7 @@ def _setting_keys() -> Iterator[tuple[str, str]]:
         "`[receiver]`": settings.ReceiverSettings,
         "`[reconciler]`": settings.ReconcilerSettings,
         "`[retention]`": settings.RetentionSettings,
+        "`[logs]`": settings.LogSettings,
         "`[accounts.NAME]`": settings._Account,
         "`[accounts.NAME.retention]`": settings.Retention,
         "`[[accounts.NAME.tariffs]]`": settings.Tariff,
@@ -262,6 +263,7 @@ _READING = {
     *("statement list", "evidence", "chain head", "chain verify", "credit list", "inbound"),
     *("discrepancy list", "discrepancy show", "discrepancy ageing", "sign list", "template list"),
     *("audit", "segments", "token list", "actions", "suspects list", "alarms", "arrivals", "drift"),
+    *("callback show", "restore"),  # before there is a record of what operators do
 }
 
 

@@ -307,6 +307,56 @@ WHERE
 ORDER BY r.received_at DESC, r.digest DESC
 LIMIT $7;
 
+-- name: story_of_record
+-- Reads what became of a record of some accounts, with the bytes to parse it again; and when each was.
+SELECT
+    r.digest,
+    r.account,
+    r.source,
+    r.call,
+    r.subject,
+    r.received_at,
+    r.last_received_at,
+    r.deliveries,
+    r.method,
+    r.query,
+    r.headers,
+    r.body,
+    r.peer,
+    r.batch_id,
+    b.recorder,
+    b.recorded_at,
+    b.taken_up_at,
+    b.settled_at,
+    q.quarantined_at,
+    q.reason,
+    l.height,
+    l.linked_at,
+    p.purged_at
+FROM records AS r
+LEFT JOIN batches AS b ON r.batch_id = b.id
+LEFT JOIN quarantine AS q ON r.digest = q.digest
+LEFT JOIN chain_links AS l ON b.height = l.height
+LEFT JOIN purges AS p ON r.purge_id = p.id
+WHERE r.digest = $1 AND r.account = ANY($2::text[]);
+
+-- name: story_of_reports
+-- Reads which of some messages have a report that came in a record, and what became of it.
+SELECT
+    r.message_id,
+    r.vendor_message_id,
+    r.status,
+    r.vendor_code,
+    r.orphan,
+    r.left_out,
+    m.registered_at,
+    m.status AS message_status
+FROM unnest($1::integer[], $2::uuid[]) AS t (shard, id)
+INNER JOIN reports AS r ON t.shard = r.shard AND t.id = r.message_id
+LEFT JOIN messages AS m ON r.shard = m.shard AND r.message_id = m.id
+WHERE r.digest = $3
+ORDER BY r.message_id, r.fingerprint;
+
 -- name: record_body
 -- Reads the exact bytes of a record; of a purged one when that was.
 SELECT

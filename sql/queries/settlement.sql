@@ -587,3 +587,10 @@ WHERE digest = ANY($1::bytea[]);
 SELECT coalesce(greatest(extract(EPOCH FROM clock_timestamp() - min(b.recorded_at)), 0), 0)::float8 AS seconds
 FROM batches AS b
 WHERE b.settled_at IS NULL;
+
+-- name: records_of_messages
+-- Names the records that the reports of some messages came in.
+SELECT DISTINCT r.digest
+FROM unnest($1::integer[], $2::uuid[]) AS t (shard, id)
+INNER JOIN reports AS r ON t.shard = r.shard AND t.id = r.message_id
+ORDER BY r.digest;

@@ -129,3 +129,19 @@ def test_stdout_stays_free_for_output() -> None:
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert told.stdout == ""
     assert json.loads(told.stderr)["event"] == "said"
+
+
+def test_a_digest_is_left_alone_though_it_has_the_digits_of_a_number() -> None:
+    digest = "ab" * 10 + "13812345678" + "c" + "0f" * 16
+    assert len(digest) == 64
+    redaction = Redaction()
+    assert redaction(f"records {digest}, 13812345678") == f"records {digest}, …5678"
+    # One digit more or less is no digest.
+    assert "13812345678" not in redaction(digest[1:])
+
+
+def test_only_our_own_lines_are_told_in_detail(output: io.StringIO) -> None:
+    logs.configure(level=logging.DEBUG, stream=output)
+    logging.getLogger("uvicorn.error").debug("connection lost")
+    logging.getLogger("receiver.ingest").debug("callbacks.recorded")
+    assert [line["event"] for line in lines(output)] == ["callbacks.recorded"]

@@ -209,7 +209,7 @@ def test_newest_tariff_on_or_before_the_day_holds(folder: Path) -> None:
                 ("port = 8080", "prot = 8080", "receiver.prot: unknown key; did you mean port?"),
                 ("workers = 2", "workers = 0", "receiver.workers: expected an integer of at least 1"),
                 ("workers = 2", "threads = 2", "receiver.threads: unknown key; expected one of host, port, workers, max_body_bytes, spool_max_bytes, trusted_proxies, "
-            "callbacks_per_second_per_peer"),
+            "callbacks_per_second_per_peer, metrics_host, metrics_port"),
                 ('["10.0.0.0/8"]', '["10.0.0.0/33"]', 'receiver.trusted_proxies: expected a list of networks such as ["203.0.113.0/24"]'),
                 ('["10.0.0.0/8"]', "[7]", 'receiver.trusted_proxies: expected a list of networks such as ["203.0.113.0/24"]'),
                 ('"./data"', "7", "data_dir: expected text, got an integer"),
@@ -217,7 +217,7 @@ def test_newest_tariff_on_or_before_the_day_holds(folder: Path) -> None:
                 ('timezone = "Asia/Shanghai"', 'timezone = "Asia/Beijing"', 'timezone: expected a time zone such as "Asia/Shanghai"'),
                 ('timezone = "Asia/Shanghai"', 'timezone = "../passwd"', 'timezone: expected a time zone such as "Asia/Shanghai"'),
                 ("[receiver]", "[recevier]", "recevier: unknown key; did you mean receiver?"),
-                ("[receiver]", '"two\\nlines" = 1\n[receiver]', '"two\\nlines": unknown key; expected one of data_dir, timezone, database, receiver, reconciler, retention, accounts, statements'),
+                ("[receiver]", '"two\\nlines" = 1\n[receiver]', '"two\\nlines": unknown key; expected one of data_dir, timezone, database, receiver, reconciler, retention, logs, accounts, statements'),
                 ("[receiver]", "[receiver", "expected TOML: Expected ']' at the end of a table declaration (at line 4, column 10)"),
                 ('{ env = "HUIZHI_API_TOKEN" }', '{ env = "NOT_SET" }', "reconciler.api_token: the environment variable NOT_SET is not set"),
                 ('{ env = "HUIZHI_API_TOKEN" }', '""', "reconciler.api_token: expected text, got none or control characters"),
