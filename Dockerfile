@@ -9,7 +9,9 @@ ENV PYTHONUNBUFFERED=1 \
 
 WORKDIR /src
 COPY requirements/ requirements/
-RUN pip install --require-hashes -r requirements/build.txt -r requirements/runtime.txt
+# With --build-arg REQUIREMENTS=otel the image can trace.
+ARG REQUIREMENTS=runtime
+RUN pip install --require-hashes -r requirements/build.txt -r "requirements/${REQUIREMENTS}.txt"
 
 COPY pyproject.toml README.md LICENSE ./
 COPY gateways/ gateways/

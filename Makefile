@@ -89,9 +89,10 @@ lock: ## resolve the newest allowed versions again and pin them in requirements/
 			--no-annotate "$${@:2}"; } > "requirements/$$1.txt"; }; \
 	pin build --only-group build; \
 	pin runtime --no-default-groups; \
-	pin test --no-default-groups --group test; \
+	pin otel --no-default-groups --extra otel; \
+	pin test --no-default-groups --group test --extra otel; \
 	pin bench --only-group bench; \
-	pin check --no-default-groups --group test --group check
+	pin check --no-default-groups --group test --group check --extra otel
 
 clean: ## remove .venv and caches (never data)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from receiver.spool import Spool
-from runtime import DatabaseUnavailable, logs, metrics, migrate
+from runtime import DatabaseUnavailable, logs, metrics, migrate, telemetry
 from runtime import database as databases
 from runtime.database import Database
 from runtime.embedded import Embedded
@@ -93,6 +93,7 @@ class Child:
 
 def run(settings: Settings, *, receiver: bool, reconciler: bool) -> None:
     """Run the services until SIGTERM or SIGINT. Raises `Problem` if they cannot start."""
+    telemetry.check(settings)
     with contextlib.ExitStack() as stack:
         places = []
         children: list[Child] = []
@@ -236,7 +237,8 @@ def _receiver(file: Path, database: Database, host: str, port: int) -> None:
 
     settings = load(file)
     logs.configure(secrets=settings.secrets, level=settings.logs.number)
-    worker.run(settings, database, bind(host, port))
+    with telemetry.traced(settings, "receiver"):
+        worker.run(settings, database, bind(host, port))
 
 
 def _reconciler(file: Path, database: Database, host: str, port: int) -> None:
@@ -244,4 +246,5 @@ def _reconciler(file: Path, database: Database, host: str, port: int) -> None:
 
     settings = load(file)
     logs.configure(secrets=settings.secrets, level=settings.logs.number)
-    worker.run(settings, database, bind(host, port))
+    with telemetry.traced(settings, "reconciler"):
+        worker.run(settings, database, bind(host, port))

@@ -69,7 +69,7 @@ class _Nothing:
         return
 
 
-class _Short:
+class Short:
     """A callback on the short way; stands where uvicorn keeps a request and its response.
 
     So a request that comes before this one is answered queues behind it, and a shutdown waits.
@@ -142,9 +142,10 @@ class Protocol(Bounded):
     side = "receiver"
     heads: Heads
     application: Receiver
+    short = Short  # what a callback on the short way is
 
     _text: bytes | None = None  # the head, if it came whole and first
-    _taking: _Short | None = None  # the callback whose body is coming
+    _taking: Short | None = None  # the callback whose body is coming
     _active_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -160,7 +161,7 @@ class Protocol(Bounded):
             self._text = text = data[:end] if end > 0 else None
             known = self.heads.get(text) if text is not None else None
             if known is not None and len(data) == end + 4 + known.head.length:
-                short = _Short(self, known.head, known.keep_alive)
+                short = self.short(self, known.head, known.keep_alive)
                 self.cycle = short  # type: ignore[assignment]
                 self.due = math.inf
                 short.take(data[end + 4 :])
@@ -180,7 +181,7 @@ class Protocol(Bounded):
             known = _Known(head, self.parser.should_keep_alive())
             if text is not None:
                 self.heads.add(text, known)
-            self._taking = _Short(self, head, known.keep_alive)
+            self._taking = self.short(self, head, known.keep_alive)
             self.cycle = self._taking  # type: ignore[assignment]
             self._body: list[bytes] = []
             return

@@ -13,7 +13,7 @@ import uvicorn
 from receiver.app import create_app
 from receiver.protocol import protocol
 from receiver.spool import Spool
-from runtime import bounds
+from runtime import bounds, telemetry
 from runtime.database import Database
 from runtime.serving import DRAIN_SECONDS, Server
 from runtime.settings import Settings
@@ -24,10 +24,15 @@ def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     spool = Spool.of(settings)
     spool.prepare()
     app = create_app(settings, database, spool, recorder=f"{socket.gethostname()}:{os.getpid()}")
+    speaks = protocol(app, connections=bounds.connections())
+    if (tracer := telemetry.tracer()) is not None:
+        from receiver.tracing import Traced, traced
+
+        app, speaks = Traced(app, tracer), traced(speaks, tracer)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=protocol(app, connections=bounds.connections()),
+        http=speaks,
         ws="none",
         lifespan="on",
         access_log=False,

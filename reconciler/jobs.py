@@ -33,7 +33,7 @@ from reconciler.poll import Caller, Done, callers, expire_by_clock, poll_reviews
 from reconciler.pull import PULLS, pull
 from reconciler.sending import give_up_dead, resolve
 from reconciler.sweep import sweep
-from runtime import LeaseLost, Problem, metrics, settlement
+from runtime import LeaseLost, Problem, metrics, settlement, telemetry
 from runtime.database import DATABASE_ERRORS
 from runtime.pseudonyms import pseudonyms
 from runtime.queries import QUERIES
@@ -214,7 +214,8 @@ async def run(pool: Any, job: Job, *, holder: str) -> None:
                 QUERIES["job_started"], job.name, job.account, started
             )
             try:
-                done = await lease.guard(job.work(lease))
+                with telemetry.span(f"job {job.name}", job=job.name, account=job.account):
+                    done = await lease.guard(job.work(lease))
                 failure = "; ".join(done.failures) or None
             except Exception as error:
                 failure = _told(error)

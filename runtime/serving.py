@@ -17,6 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from runtime import telemetry
 from runtime.sockets import turn_away
 
 log = structlog.get_logger()
@@ -59,6 +60,7 @@ class Server(uvicorn.Server):
             connection.shutdown()
         await asyncio.sleep(HANDSHAKE_SECONDS)
         await super().shutdown(sockets)
+        await telemetry.flush()
 
 
 class Protocol(HttpToolsProtocol):

@@ -120,6 +120,13 @@ class LogSettings(_Table, frozen=True, kw_only=True):
         return logging.getLevelNamesMapping()[self.level.upper()]
 
 
+class TelemetrySettings(_Table, frozen=True, kw_only=True):
+    """Traces for OpenTelemetry; `sample_ratio` is which share of callbacks has one."""
+
+    traces: bool = False
+    sample_ratio: Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")] = 0.01
+
+
 class RetentionSettings(_Table, frozen=True, kw_only=True):
     """For a missing `pseudonym_key` see `runtime.pseudonyms`."""
 
@@ -250,6 +257,7 @@ class _File(_Table, frozen=True, kw_only=True):
     reconciler: ReconcilerSettings = ReconcilerSettings()
     retention: RetentionSettings = RetentionSettings()
     logs: LogSettings = LogSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     accounts: Annotated[dict[str, Any], Meta(description="tables headed [accounts.NAME]")] = (
         msgspec.field(default_factory=dict)
     )
@@ -275,6 +283,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     secrets: tuple[Secret, ...]
     retention: RetentionSettings = RetentionSettings()
     logs: LogSettings = LogSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
 
 def load(path: Path | None = None, env: Mapping[str, str] = os.environ) -> Settings:
@@ -395,6 +404,7 @@ class _Reader:
             secrets=tuple(self.secrets),
             retention=read.retention,
             logs=read.logs,
+            telemetry=read.telemetry,
         )
 
     def account(self, name: str, table: Any, zone: ZoneInfo) -> AccountSettings:

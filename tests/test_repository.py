@@ -88,6 +88,7 @@ def _setting_keys() -> Iterator[tuple[str, str]]:
         "`[reconciler]`": settings.ReconcilerSettings,
         "`[retention]`": settings.RetentionSettings,
         "`[logs]`": settings.LogSettings,
+        "`[telemetry]`": settings.TelemetrySettings,
         "`[accounts.NAME]`": settings._Account,
         "`[accounts.NAME.retention]`": settings.Retention,
         "`[[accounts.NAME.tariffs]]`": settings.Tariff,
@@ -474,12 +475,14 @@ def test_requirements_hold_every_dependency_of_the_project() -> None:
 
     project = tomllib.loads(_text("pyproject.toml"))
     groups = project["dependency-groups"]
+    traces = project["project"]["optional-dependencies"]["otel"]
     wanted = {
+        "otel": project["project"]["dependencies"] + traces,
         "build": groups["build"],
         "runtime": project["project"]["dependencies"],
-        "test": project["project"]["dependencies"] + groups["test"],
+        "test": project["project"]["dependencies"] + traces + groups["test"],
         "bench": groups["bench"],
-        "check": project["project"]["dependencies"] + groups["test"] + groups["check"],
+        "check": project["project"]["dependencies"] + traces + groups["test"] + groups["check"],
     }
     for name, requirements in wanted.items():
         pinned = set(re.findall(r"^([a-z0-9.-]+)==", _text(f"requirements/{name}.txt"), re.M))

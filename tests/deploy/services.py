@@ -21,11 +21,13 @@ AUTHORIZATION = {"authorization": f"Bearer {TOKEN}"}
 class Process:
     """A running `huizhi COMMAND`; `places` are the addresses that it printed, by their names."""
 
-    def __init__(self, command: str, file: Path, *, dsn: str | None = None, places: int) -> None:
+    def __init__(
+        self, command: str, file: Path, *, dsn: str | None = None, places: int, **more: str
+    ) -> None:
         self.file = file
         self.environment = {
             name: os.environ[name] for name in ("PATH", "HUIZHI_POSTGRES_BIN") if name in os.environ
-        } | {"PYTHONPATH": str(ROOT)}
+        } | {"PYTHONPATH": str(ROOT), **more}
         if dsn is not None:
             self.environment["DATABASE_URL"] = dsn
         self.log = file.with_name(f"{command}-{time.monotonic_ns()}.log")

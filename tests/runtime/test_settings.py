@@ -217,7 +217,7 @@ def test_newest_tariff_on_or_before_the_day_holds(folder: Path) -> None:
                 ('timezone = "Asia/Shanghai"', 'timezone = "Asia/Beijing"', 'timezone: expected a time zone such as "Asia/Shanghai"'),
                 ('timezone = "Asia/Shanghai"', 'timezone = "../passwd"', 'timezone: expected a time zone such as "Asia/Shanghai"'),
                 ("[receiver]", "[recevier]", "recevier: unknown key; did you mean receiver?"),
-                ("[receiver]", '"two\\nlines" = 1\n[receiver]', '"two\\nlines": unknown key; expected one of data_dir, timezone, database, receiver, reconciler, retention, logs, accounts, statements'),
+                ("[receiver]", '"two\\nlines" = 1\n[receiver]', '"two\\nlines": unknown key; expected one of data_dir, timezone, database, receiver, reconciler, retention, logs, telemetry, accounts, statements'),
                 ("[receiver]", "[receiver", "expected TOML: Expected ']' at the end of a table declaration (at line 4, column 10)"),
                 ('{ env = "HUIZHI_API_TOKEN" }', '{ env = "NOT_SET" }', "reconciler.api_token: the environment variable NOT_SET is not set"),
                 ('{ env = "HUIZHI_API_TOKEN" }', '""', "reconciler.api_token: expected text, got none or control characters"),
