@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 
 from gateways.gateway import Callback
-from reconciler import ledger, match, periods, statements
+from reconciler import alarms, ledger, match, periods, statements
+from reconciler.dashboard.words import WORDS
 from reconciler.ledger import Sent
 from runtime import records, settlement
 from runtime.database import Database
@@ -196,7 +198,9 @@ def test_readme_settings_for_containers_are_toml() -> None:
     assert tomllib.loads(_fenced(text, "toml")[0])["data_dir"] == "/data"
 
 
-@pytest.mark.parametrize("document", ["README.md", "README.zh-CN.md", "docs/api.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "README.zh-CN.md", "docs/api.md", "docs/api.zh-CN.md"]
+)
 def test_registered_message_in_the_documents_is_accepted(document: str, tmp_path: Path) -> None:
     text = (ROOT / document).read_text("utf-8")
     settings = _written_settings(tmp_path)
@@ -227,17 +231,147 @@ def test_quick_start_writes_settings_that_check(tmp_path: Path) -> None:
     assert name in (tmp_path / "huizhi.toml").read_text("utf-8")
 
 
+# --- both languages -----------------------------------------------------------------------------------
+
+
+# The audit's pages are written by tests/test_audit_docs.py, which compares them too.
+CHINESE = sorted(set((ROOT / "docs").rglob("*.zh-CN.md")) - {ROOT / "docs/audit.zh-CN.md"})
+
+
+def _english(chinese: Path) -> Path:
+    return chinese.with_name(chinese.name.replace(".zh-CN", ""))
+
+
+@pytest.mark.parametrize("chinese", CHINESE, ids=lambda path: path.name)
+def test_chinese_page_has_the_parts_of_the_english_one(chinese: Path) -> None:
+    texts = [path.read_text("utf-8") for path in (_english(chinese), chinese)]
+    # Headings, blocks (word for word), rows, points, steps.
+    for pattern in (r"^(#+) ", r"^```.*?^```", r"^\|", r"^- ", r"^\d\. "):
+        english, translated = (re.findall(pattern, text, re.M | re.S) for text in texts)
+        assert english == translated, pattern
+    prose = [re.sub(r"^```.*?^```", "", text, flags=re.M | re.S) for text in texts]
+    english, translated = (set(re.findall(r"`([^`\n]+)`", text)) for text in prose)
+    assert english == translated
+    for page, other in ((texts[0], chinese), (texts[1], _english(chinese))):
+        assert f"]({other.name})" in page.split("\n## ")[0], "each page links the other"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_tutorial_calls_things_in_the_dashboard_by_their_names(language: str) -> None:
+    name = {"en": "tutorial.md", "zh": "tutorial.zh-CN.md"}[language]
+    section = (ROOT / "docs" / name).read_text("utf-8").split("\n## 12", 1)[1].split("\n## ")[0]
+    named = set(re.findall(r"\*\*(.+?)\*\*", section))
+    assert len(named) > 10
+    assert named <= set(WORDS[language].values())
+
+
+# --- the runbook -------------------------------------------------------------------------------------
+
+
+RUNBOOKS = {
+    "runbook.md": ("**You see.**", "**It means.**", "**Do.**", "**Over when**"),
+    "runbook.zh-CN.md": ("**现象。**", "**含义。**", "**处理。**", "**结束。**"),
+}
+
+
+def _symptoms(name: str) -> dict[str, str]:
+    """The sections of a runbook after its table, by anchor."""
+    text = (ROOT / "docs" / name).read_text("utf-8")
+    parts = re.split(r'(?:^<a id="([\w-]+)"></a>\n\n)?^## (.+)$', text, flags=re.M)[4:]
+    return {
+        anchor or next(iter(_slugs(f"## {heading}"))): body
+        for anchor, heading, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    }
+
+
+@pytest.mark.parametrize("name", RUNBOOKS)
+def test_every_symptom_says_what_it_is_what_to_do_and_when_it_is_over(name: str) -> None:
+    for anchor, body in _symptoms(name).items():
+        places = [body.find(part) for part in RUNBOOKS[name]]
+        assert -1 not in places, anchor
+        assert places == sorted(places), anchor
+
+
+@pytest.mark.parametrize("name", RUNBOOKS)
+def test_runbook_leads_to_every_symptom_in_one_click(name: str) -> None:
+    table = (ROOT / "docs" / name).read_text("utf-8").split("\n## ")[1]
+    assert re.findall(r"\]\(#([\w-]+)\) \|$", table, re.M) == list(_symptoms(name))
+    assert list(_symptoms(name)) == list(_symptoms("runbook.md")), "anchors are stable"
+
+
+def test_what_the_runbook_names_exists() -> None:
+    text = (ROOT / "docs/runbook.md").read_text("utf-8")
+    spans = set(re.findall(r"`([^`\n]+)`", text))
+    code = "\n".join(
+        path.read_text("utf-8")
+        for package in ("gateways", "runtime", "receiver", "reconciler", "huizhi", "sql")
+        for path in (ROOT / package).rglob("*")
+        if path.suffix in (".py", ".sql")
+    )
+    events = {span for span in spans if re.fullmatch(r"[a-z]+\.[a-z_]+", span)} - {"postgres.log"}
+    assert len(events) > 30
+    assert {event for event in events if f'"{event}"' not in code} == set()
+    # Settings, fields, states, reasons, causes, jobs: whatever is one word of ours.
+    names = {span for span in spans if re.fullmatch(r"[a-z]+(_[a-z]+)*", span)}
+    words = set(re.findall(r"[a-z]+(?:_[a-z]+)*", code))
+    assert names - words == set()
+    metrics = {span.partition("{")[0] for span in spans if span.startswith("huizhi_")}
+    documented = (ROOT / "docs/metrics.md").read_text("utf-8")
+    assert {metric for metric in metrics if f"| `{metric}` |" not in documented} == set()
+
+
+def test_runbook_knows_every_alarm_kind_of_discrepancy_and_outcome_of_a_callback() -> None:
+    sections = _symptoms("runbook.md")
+    kinds = re.findall(r"^\| `(\w+)` \|", sections["a-discrepancy-of-a-kind"], re.M)
+    assert tuple(kinds) == match.KINDS
+    spans = set(re.findall(r"`(\w+)`", (ROOT / "docs/runbook.md").read_text("utf-8")))
+    assert set(alarms.KINDS) <= spans
+    table = (ROOT / "docs/metrics.md").read_text("utf-8").split("| outcome |", 1)[1]
+    outcomes = set(re.findall(r"^\| `(\w+)` \|", table.split("\n\n", 1)[0], re.M))
+    assert outcomes - {"unavailable"} <= spans
+
+
+# --- architecture.md ---------------------------------------------------------------------------------
+
+
+def test_pictures_are_what_the_script_draws() -> None:
+    for path, text in _drawings()["drawings"]().items():
+        assert path.read_text("utf-8") == text, "run: python scripts/drawings.py"
+
+
+def test_picture_of_the_house_names_tables_that_there_are() -> None:
+    made = "\n".join(path.read_text("utf-8") for path in (ROOT / "sql/migrations").glob("*.sql"))
+    tables = set(re.findall(r"CREATE TABLE (\w+)", made))
+    house = _drawings()["HOUSE"]
+    for language in ("en", "zh"):
+        named = {name for _, names in house[language]["tables"] for name in names.split(" · ")}
+        assert named <= tables
+        assert {name for name in named if len(name) < 4} == set()
+
+
+def test_code_that_the_architecture_names_is_there() -> None:
+    spans = re.findall(r"`([^`\n]+)`", (ROOT / "docs/architecture.md").read_text("utf-8"))
+    paths = {span for span in spans if re.search(r"\.(?:py|sql)$", span)}
+    assert len(paths) > 10
+    for path in paths:
+        assert list(ROOT.glob(path.replace("<vendor>", "thinkapi"))), path
+
+
+def _drawings() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "scripts/drawings.py"))
+
+
 # --- links -------------------------------------------------------------------------------------------
 
 
 def _slugs(text: str) -> set[str]:
-    """The anchors that headings get: lower case, blanks to hyphens, marks dropped."""
+    """The anchors that headings get: lower case, blanks to hyphens, marks dropped; and those set."""
     headings = re.findall(
         r"^#{1,6} (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M
     )
     return {
         re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
-    }
+    } | set(re.findall(r'^<a id="([\w-]+)"></a>$', text, re.M))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -148,15 +148,43 @@ def _app(tmp_path: Path) -> Litestar:
     return create_app(read, Database(dsn=Secret("postgresql:///none"), name="guard"))
 
 
-def test_every_route_is_documented_and_every_documented_route_exists(tmp_path: Path) -> None:
-    routes = set()
+def _routes(tmp_path: Path) -> dict[str, str]:
+    """Every route but those of the OpenAPI document, with the role that it takes, or `none`."""
+    routes = {}
     for route in _app(tmp_path).routes:
         path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
         if path.startswith("/schema"):
             continue
-        routes |= {f"{method} {path}" for method in route.methods - {"OPTIONS", "HEAD"}}  # type: ignore[union-attr]
-    documented = set(re.findall(r"^\| `((?:GET|POST) [^`]+)`", _text("docs/api.md"), re.MULTILINE))
-    assert documented == routes
+        for handler in getattr(route, "route_handlers", []):
+            role = handler.opt.get("role")
+            for method in handler.http_methods - {"OPTIONS", "HEAD"}:
+                routes[f"{method} {path}"] = "none" if role is None else role.word
+    return routes
+
+
+@pytest.mark.parametrize("name", ["docs/api.md", "docs/api.zh-CN.md"])
+def test_every_route_is_documented_with_its_role_and_every_documented_route_exists(
+    name: str, tmp_path: Path
+) -> None:
+    rows = re.findall(
+        r"^\| `((?:GET|POST) [^`]+)`(?: \\\*)? \| (\w+) \|", _text(name), re.MULTILINE
+    )
+    assert len(rows) == len(dict(rows))
+    assert dict(rows) == _routes(tmp_path)
+
+
+def test_every_route_has_an_example_that_is_run(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```", _text("docs/api.md"), re.MULTILINE | re.DOTALL)
+    calls = [line for block in blocks for line in block.replace("\\\n", " ").split("\n")]
+    for route in _routes(tmp_path):
+        method, path = route.split(" ")
+        called = re.compile(
+            re.sub(r"\{\w+\}", r"(?:\\$[A-Z_]+|duplicate-texts)", path) + r"(?![\w/-])"
+        )
+        posts = re.compile(r"^post |--data|--form|-X POST| -[dF] ")
+        assert any(
+            called.search(call) and bool(posts.search(call)) is (method == "POST") for call in calls
+        ), route
 
 
 @pytest.mark.parametrize(
@@ -280,13 +308,25 @@ def test_every_command_that_changes_something_is_recorded_as_what_an_operator_di
     )
 
 
-def test_every_documented_command_exists() -> None:
+def test_every_documented_command_exists_with_the_options_given() -> None:
     from huizhi.__main__ import COMMANDS
 
+    made = {
+        name: {option for parameter in command.params for option in parameter.opts}
+        | {"--help", "--config", "--version"}
+        for name, command in _commands()
+    }
     for path in [README, CHINESE, *ROOT.glob("docs/**/*.md"), ROOT / "CHANGELOG.md"]:
-        text = path.read_text("utf-8")
-        commands = re.findall(r"(?:`|bin/)huizhi ([a-z][a-z-]+)", text)
-        assert set(commands) <= set(COMMANDS), path.name
+        text = path.read_text("utf-8").replace("\\\n", " ")
+        commands = re.findall(r"(?:`|bin/|^)huizhi ([a-z][^`\n|]*)", text, re.MULTILINE)
+        for given in commands:
+            words = given.split()
+            assert words[0] in COMMANDS, f"{path.name}: huizhi {given}"
+            name = next((name for name in (" ".join(words[:2]), words[0]) if name in made), None)
+            # A family by itself, such as `huizhi discrepancy`.
+            options = set() if name is None else made[name]
+            found = set(re.findall(r"(?<!\S)--[a-z][a-z-]*", given))
+            assert found <= options, f"{path.name}: huizhi {given}"
 
 
 def test_every_make_target_is_documented_by_help() -> None:

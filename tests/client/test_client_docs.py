@@ -10,7 +10,6 @@ from serving import TOKEN, Api
 
 ROOT = Path(__file__).parents[2]
 ENGLISH = (ROOT / "docs/client.md").read_text("utf-8")
-CHINESE = (ROOT / "docs/client.zh-CN.md").read_text("utf-8")
 EXAMPLE = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -31,11 +30,3 @@ def test_examples_print_what_stands_below_them(served: Api) -> None:
         )  # fmt: skip
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout == printed
-
-
-def test_both_languages_say_the_same() -> None:
-    for pattern in (r"^(#+) ", r"^```.*?^```", r"^\|", r"\]\((?!client)([^)]+)\)"):
-        found = [re.findall(pattern, text, re.M | re.S) for text in (ENGLISH, CHINESE)]
-        assert found[0] == found[1], pattern
-    spans = [set(re.findall(r"`([^`\n]+)`", text)) for text in (ENGLISH, CHINESE)]
-    assert spans[0] == spans[1]
