@@ -191,6 +191,7 @@ def test_every_route_has_an_example_that_is_run(tmp_path: Path) -> None:
     ("name", "row"),
     [
         ("docs/reconciliation.md", r"^\| \d \| `(\w+)` \|"),
+        ("docs/reconciliation.zh-CN.md", r"^\| \d \| `(\w+)` \|"),
         ("README.md", r"^\| `(\w+)` \|"),
         ("README.zh-CN.md", r"^\| `(\w+)` \|"),
     ],

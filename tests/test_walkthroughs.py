@@ -63,7 +63,7 @@ class Reader:
             ["bash", "-s"],
             cwd=folder,
             env={name: os.environ[name] for name in kept if name in os.environ}
-            | {"PYTHONUTF8": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
+            | {"PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             text=True,
             start_new_session=True,
