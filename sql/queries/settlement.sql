@@ -285,6 +285,177 @@ SELECT
     (SELECT coalesce(bool_or(k.suspect OR k.left_out), FALSE) FROM known AS k)
     OR (SELECT coalesce(bool_or(f.denied), FALSE) FROM final AS f) AS doubted;
 
+-- name: lock_plain
+-- Locks the messages of plain reports in one order, as lock_messages does, and returns which of the keys name
+-- none. What comes after it in this transaction sees every report of theirs that was ever folded.
+WITH given AS MATERIALIZED (
+    SELECT
+        u.shard,
+        u.id
+    FROM unnest($1::integer[], $2::uuid[]) AS u (shard, id)
+),
+
+locked AS MATERIALIZED (
+    SELECT
+        m.shard,
+        m.id
+    FROM messages AS m
+    INNER JOIN given AS g ON m.shard = g.shard AND m.id = g.id
+    ORDER BY m.shard, m.id
+    FOR NO KEY UPDATE OF m
+)
+
+SELECT
+    g.shard,
+    g.id
+FROM given AS g
+LEFT JOIN locked AS l ON g.shard = l.shard AND g.id = l.id
+WHERE l.id IS NULL;
+
+-- name: settle_plain
+-- Adds final reports that nothing is held against, one for each message, and folds each into its message where
+-- it is the first and only one: then it is the fold. Run it after lock_plain, in one transaction, for messages
+-- that are known. Returns those left to add_reports and settle_messages: reported before, suspect, purged, or
+-- in another state.
+WITH given AS MATERIALIZED (
+    SELECT
+        t.shard,
+        t.message_id,
+        t.fingerprint,
+        t.account,
+        t.vendor_message_id,
+        t.phone,
+        t.status,
+        t.vendor_code,
+        t.reason,
+        t.reported_at,
+        t.received_at,
+        t.source,
+        t.digest,
+        s.sent_by,
+        coalesce(
+            m.status IN ('submitted', 'expired')
+            AND m.phone !~ '[A-Za-z]'
+            AND NOT coalesce(date_part('epoch', m.sent_at) > date_part('epoch', s.sent_by), FALSE)
+            AND e.found IS NULL,
+            FALSE
+        ) AS first
+    FROM unnest(
+        $1::integer[],
+        $2::uuid[],
+        $3::bytea[],
+        $4::text[],
+        $5::text[],
+        $6::text[],
+        $7::text[],
+        $8::text[],
+        $9::text[],
+        $10::timestamptz[],
+        $11::timestamptz[],
+        $12::text[],
+        $13::bytea[],
+        $14::float8[]
+    ) AS t (
+        shard,
+        message_id,
+        fingerprint,
+        account,
+        vendor_message_id,
+        phone,
+        status,
+        vendor_code,
+        reason,
+        reported_at,
+        received_at,
+        source,
+        digest,
+        slack_seconds
+    )
+    CROSS JOIN LATERAL (
+        SELECT coalesce(t.reported_at, t.received_at) + make_interval(secs => t.slack_seconds) AS sent_by
+    ) AS s
+    LEFT JOIN LATERAL (
+        SELECT
+            k.status,
+            k.phone,
+            k.sent_at
+        FROM messages AS k
+        WHERE k.shard = t.shard AND k.id = t.message_id
+        LIMIT 1 -- and no join: it could read every message that there is
+    ) AS m ON TRUE
+    LEFT JOIN LATERAL (
+        SELECT 1 AS found
+        FROM reports AS k
+        WHERE k.shard = t.shard AND k.message_id = t.message_id
+        LIMIT 1
+    ) AS e ON TRUE
+),
+
+added AS (
+    INSERT INTO reports (
+        shard,
+        message_id,
+        fingerprint,
+        account,
+        vendor_message_id,
+        phone,
+        status,
+        vendor_code,
+        reason,
+        reported_at,
+        received_at,
+        source,
+        digest,
+        alternate,
+        sent_by,
+        left_out,
+        orphan
+    )
+    SELECT
+        g.shard,
+        g.message_id,
+        g.fingerprint,
+        g.account,
+        g.vendor_message_id,
+        g.phone,
+        g.status,
+        g.vendor_code,
+        g.reason,
+        g.reported_at,
+        g.received_at,
+        g.source,
+        g.digest,
+        FALSE,
+        g.sent_by,
+        FALSE,
+        FALSE
+    FROM given AS g
+    WHERE g.first
+),
+
+settled AS (
+    UPDATE messages AS m
+    SET
+        status = g.status,
+        vendor_code = g.vendor_code,
+        reason = g.reason,
+        reported_at = g.reported_at
+    FROM given AS g
+    WHERE g.first AND m.shard = g.shard AND m.id = g.message_id
+),
+
+awaited AS (
+    DELETE FROM awaiting AS a
+    USING given AS g
+    WHERE g.first AND a.shard = g.shard AND a.message_id = g.message_id
+)
+
+SELECT
+    g.shard,
+    g.message_id
+FROM given AS g
+WHERE NOT g.first;
+
 -- name: join_alternates
 -- Says of reports that stand under several ids that none is an orphan, for one of the ids is a message's; run
 -- it after settle_messages for the same messages.

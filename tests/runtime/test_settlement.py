@@ -526,12 +526,19 @@ async def stored(pool: Any, bodies: Sequence[bytes]) -> tuple[int, list[Record]]
         )
 
 
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("settle_plain", [Word(0, "1", 1)]),
+        ("settle_messages", [Word(0, "1", 1), Word(0, "0", 1)]),
+    ],
+)
 async def test_batch_taken_up_while_its_own_recorder_still_settles_it_stops_neither(
-    database: Any,
+    database: Any, statement: str, words: list[Word]
 ) -> None:
     async with database.pool(size=6) as pool, pool.acquire() as watching:
         await register(pool, "a-0")
-        batch, found = await stored(pool, [Word(0, "1", 1).push("a")])
+        batch, found = await stored(pool, [word.push("a") for word in words])
         taken_up: list[asyncio.Task[int]] = []
 
         async def another_takes_it_up() -> None:
@@ -542,7 +549,7 @@ async def test_batch_taken_up_while_its_own_recorder_still_settles_it_stops_neit
                 taken_up.append(asyncio.create_task(task))
                 await blocked(watching)
 
-        slow = Interposed(pool, "settle_messages", another_takes_it_up)
+        slow = Interposed(pool, statement, another_takes_it_up)
         async with asyncio.timeout(10):
             await settlement.settle(slow, ACCOUNTS, found, batches=[batch], now=NOW)
             assert await taken_up[0] == 1
@@ -550,6 +557,54 @@ async def test_batch_taken_up_while_its_own_recorder_still_settles_it_stops_neit
         found_state = await state(pool, "a-0")
         assert found_state is not None
         assert found_state["status"] == "delivered"
+
+
+@pytest.mark.parametrize("statement", ["lock_plain", "settle_plain"])
+@pytest.mark.parametrize(
+    ("received", "folded", "suspects"),
+    [(NOW, ("failed", True), []), (SENT, ("delivered", False), ["waiting"])],
+    ids=["trusted", "from the future"],
+)
+async def test_word_that_comes_while_a_plain_report_is_settled_counts_like_any_other(
+    database: Any,
+    statement: str,
+    received: datetime,
+    folded: tuple[str, bool],
+    suspects: list[str],
+) -> None:
+    async with database.pool(size=6) as pool, pool.acquire() as watching:
+        await register(pool, "a-0", sent_at=SENT - timedelta(days=1))
+        plain = record(Word(0, "1", 5).push("a"))
+        other = record(Word(0, "-1", 3).push("a"), at=received - timedelta(days=1))
+        came: list[asyncio.Task[Any]] = []
+
+        async def another_comes() -> None:
+            if not came:
+                coming = settlement.settle(pool, ACCOUNTS, [other], batches=(), now=NOW)
+                came.append(asyncio.create_task(coming))
+                await blocked(watching)
+
+        slow = Interposed(pool, statement, another_comes)
+        async with asyncio.timeout(10):
+            await settlement.settle(slow, ACCOUNTS, [plain], batches=(), now=NOW)
+            await came[0]
+        found = await state(pool, "a-0")
+        assert found is not None
+        assert (found["status"], found["contradicted"]) == folded
+        kept = await watching.fetch("SELECT state FROM suspects")
+        assert [row["state"] for row in kept] == suspects
+
+
+async def test_plain_report_after_a_suspect_one_has_it_judged_again(pool: Any) -> None:
+    await register(pool, "a-0", sent_at=SENT - timedelta(days=1))
+    for received, judged in ((SENT - timedelta(days=1), "waiting"), (NOW, "confirmed")):
+        pushed = record(Word(0, "1", 5).push("a"), at=received)
+        await settlement.settle(pool, ACCOUNTS, [pushed], batches=(), now=NOW)
+        kept = await pool.fetch("SELECT state FROM suspects")
+        assert [row["state"] for row in kept] == [judged]
+    found = await state(pool, "a-0")
+    assert found is not None
+    assert (found["status"], found["awaited"]) == ("delivered", False)
 
 
 async def test_batches_left_behind_are_settled_once_by_whoever_comes(pool: Any) -> None:

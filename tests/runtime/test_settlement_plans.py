@@ -126,6 +126,13 @@ async def test_hot_queries_look_at_their_own_rows_only(crowded: Any) -> None:
         query: await visited(crowded, query, *arguments)
         for query, arguments in {
             "add_reports": [*report, source, print_, *plain],
+            "lock_plain": [shards, messages],
+            "settle_plain": [
+                *report,
+                source,
+                print_,
+                f"array_fill(NULL::float8, ARRAY[{MANY}])",
+            ],
             "lock_messages": [shards, messages],
             "settle_messages": [shards, messages, seconds],
             "settle_suspects": [shards, messages, seconds, "now()"],

@@ -78,11 +78,13 @@ APART = {
 REFUSED = {
     "record",
     "lock_messages",
+    "lock_plain",
     "lock_referred",
     "schedule_awaiting",
     "claim_awaiting",
     "ask_now",
     "add_reports",
+    "settle_plain",
     "joinable_orphans_of",
     "messages_to_link",
     "statements_to_link",
