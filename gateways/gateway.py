@@ -61,8 +61,7 @@ class Account:
     options: Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Callback:
+class Callback(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One HTTP push, raw: `query` and `body` as the bytes that came, header names lower-case."""
 
     method: str
@@ -93,8 +92,7 @@ class Call(StrEnum):
     PULL_INBOUND = "pull_inbound"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A vendor's answer to one of our calls, raw; header names lower-case.
 
     HTTP status was 2xx, or one that the client asked the transport to read. `subject` is what the

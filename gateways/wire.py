@@ -7,6 +7,7 @@ import codecs
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import accumulate
 from typing import TypeVar
 from zoneinfo import ZoneInfo
@@ -117,7 +118,7 @@ def read_json(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     Raises `Malformed`. Linear in the size of `body`, bounded in depth.
     """
     try:
-        text = body.decode("utf-8-sig")
+        text = body.removeprefix(_BOM).decode()
     except UnicodeDecodeError:
         raise Malformed("not UTF-8") from None
     if not text:
@@ -229,21 +230,24 @@ def local_time(value: object, field: str, zone: ZoneInfo) -> datetime | None:
     try:
         # fromisoformat alone reads week dates and offsets too: the shape is checked first.
         if len(value) == 19 and value[4::3] == "-- ::":
-            local = datetime.fromisoformat(value)
-        else:
-            text = value.strip()
-            if not text:
-                return None
-            shape = _TIME.fullmatch(text)
-            if shape is None:
-                raise ValueError
-            year, month, day, hour, minute, second = map(int, shape.groups())
-            local = datetime(year, month, day, hour, minute, second, tzinfo=zone)
-        return local.replace(tzinfo=zone).astimezone(UTC)
+            return _utc(value, zone)
+        text = value.strip()
+        if not text:
+            return None
+        shape = _TIME.fullmatch(text)
+        if shape is None:
+            raise ValueError
+        year, month, day, hour, minute, second = map(int, shape.groups())
+        return datetime(year, month, day, hour, minute, second, tzinfo=zone).astimezone(UTC)
     except (ValueError, OverflowError):
         if value.strip().startswith(_NO_TIME):
             return None
         raise Malformed(f"{field} is not a time") from None
+
+
+@lru_cache(maxsize=4096)  # thousands of reports may be of one second
+def _utc(text: str, zone: ZoneInfo) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=zone).astimezone(UTC)
 
 
 def read_rows(

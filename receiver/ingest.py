@@ -11,7 +11,7 @@ there; until the database is back so do all others. What is in the spool is then
 import asyncio
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -109,10 +109,11 @@ class _Future:
 class _Waiting:
     """One callback on its way into the database, and everyone who waits for it."""
 
-    __slots__ = ("arrived", "record", "waiters")
+    __slots__ = ("arrived", "record", "size", "waiters")
 
-    def __init__(self, record: Record, arrived: float) -> None:
+    def __init__(self, record: Record, size: int, arrived: float) -> None:
         self.record = record
+        self.size = size
         self.arrived = arrived
         self.waiters: list[Waiter] = []
 
@@ -138,7 +139,7 @@ class Ingest:
         self._waiting: dict[bytes, _Waiting] = {}
         self._waiting_bytes = 0
         self._work = asyncio.Event()
-        self._unsettled: deque[tuple[int, list[Record]]] = deque()
+        self._unsettled: deque[tuple[int, list[Record], int]] = deque()
         self._unsettled_bytes = 0
         self._to_settle = asyncio.Event()
         self._overdue_at: deque[tuple[float, Waiter]] = deque()
@@ -224,10 +225,11 @@ class Ingest:
         now = time.monotonic()
         waiting = self._waiting.get(record.digest)
         if waiting is None:
-            if self._closing or self._waiting_bytes + record.size > BACKLOG_BYTES:
+            size = record.size
+            if self._closing or self._waiting_bytes + size > BACKLOG_BYTES:
                 raise Full
-            waiting = self._waiting[record.digest] = _Waiting(record, now)
-            self._waiting_bytes += record.size
+            waiting = self._waiting[record.digest] = _Waiting(record, size, now)
+            self._waiting_bytes += size
             self._work.set()
         else:
             waiting.record.deliveries += 1
@@ -254,10 +256,10 @@ class Ingest:
         group: list[_Waiting] = []
         size = 0
         for waiting in self._waiting.values():
-            if group and (len(group) == GROUP_RECORDS or size + waiting.record.size > GROUP_BYTES):
+            if group and (len(group) == GROUP_RECORDS or size + waiting.size > GROUP_BYTES):
                 break
             group.append(waiting)
-            size += waiting.record.size
+            size += waiting.size
         for waiting in group:
             del self._waiting[waiting.record.digest]
         self._waiting_bytes -= size
@@ -328,15 +330,21 @@ class Ingest:
         # Counted by the group, of whose waits the longest is the first one's.
         metrics.BATCH_RECORDS.observe(len(group))
         metrics.COMMIT_SECONDS.observe(committed - group[0].arrived)
-        counts: Counter[tuple[str, str]] = Counter()
+        recorded: defaultdict[str, int] = defaultdict(int)
+        duplicate: defaultdict[str, int] = defaultdict(int)
         for waiting in group:
+            account = waiting.record.account
             first = waiting.record.digest in new
+            if first:
+                recorded[account] += 1
             for waiter in waiting.waiters:
-                counts[waiting.record.account, "recorded" if first else "duplicate"] += 1
                 waiter.stored(first)
                 first = False
-        for (account, outcome), count in counts.items():
-            metrics.CALLBACKS.labels(account, outcome).inc(count)
+            if repeated := len(waiting.waiters) - (waiting.record.digest in new):
+                duplicate[account] += repeated
+        for outcome, counts in (("recorded", recorded), ("duplicate", duplicate)):
+            for account, count in counts.items():
+                metrics.CALLBACKS.labels(account, outcome).inc(count)
 
     async def _store(self, found: list[Record], *, again: bool = False) -> tuple[int, list[Record]]:
         async with _connection(self._pool) as connection:
@@ -350,7 +358,7 @@ class Ingest:
             # The sweep reads these from the database when their time comes: memory stays bounded.
             log.warning("settlement.behind", batch=batch, records=len(fresh))
             return
-        self._unsettled.append((batch, fresh))
+        self._unsettled.append((batch, fresh, size))
         self._unsettled_bytes += size
         self._to_settle.set()
 
@@ -374,10 +382,12 @@ class Ingest:
             while self._unsettled:
                 batches: list[int] = []
                 found: list[Record] = []
+                taken = 0
                 while self._unsettled and len(found) < SETTLE_RECORDS:
-                    batch, fresh = self._unsettled.popleft()
+                    batch, fresh, size = self._unsettled.popleft()
                     batches.append(batch)
                     found.extend(fresh)
+                    taken += size
                 try:
                     await _settle(self._pool, self._accounts, found, batches)
                 except DATABASE_ERRORS as error:
@@ -386,7 +396,7 @@ class Ingest:
                     )
                 except Exception:
                     log.exception("settlement.postponed", batches=len(batches))
-                self._unsettled_bytes -= sum(record.size for record in found)
+                self._unsettled_bytes -= taken
             if self._closing:
                 return
 

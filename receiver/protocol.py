@@ -21,6 +21,7 @@ from runtime import metrics
 from runtime.bounds import Bounded, Watch
 
 _KNOWN_HEADS = 1024
+_KNOWN_ANSWERS = 64
 _KNOWN_HEAD_BYTES = 2048
 _END_OF_HEAD = b"\r\n\r\n"
 # What strangers send is counted, and not a line each.
@@ -60,6 +61,40 @@ class Heads:
         if len(self._known) >= _KNOWN_HEADS:
             self._known.clear()
         self._known[text] = known
+
+
+class Answers:
+    """The answers of this second, whole: most are alike, date and all."""
+
+    def __init__(self) -> None:
+        self._headers: list[tuple[bytes, bytes]] | None = None
+        self._made: dict[tuple[bytes, bytes, str, bool], bytes] = {}
+
+    def of(
+        self,
+        headers: list[tuple[bytes, bytes]],
+        start: bytes,
+        answer: Acknowledgement,
+        keep_alive: bool,
+    ) -> bytes:
+        """Return an answer; `headers` are the server's own, another list when they change."""
+        if headers is not self._headers:
+            self._headers = headers
+            self._made.clear()
+        key = (start, answer.body, answer.content_type, keep_alive)
+        made = self._made.get(key)
+        if made is None:
+            if len(self._made) >= _KNOWN_ANSWERS:
+                self._made.clear()
+            made = self._made[key] = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b" % (
+                start,
+                b"".join([b"%b: %b\r\n" % pair for pair in headers]),
+                answer.content_type.encode(),
+                len(answer.body),
+                b"" if keep_alive else b"connection: close\r\n",
+                answer.body,
+            )
+        return made
 
 
 class _Nothing:
@@ -121,19 +156,10 @@ class Short:
         if self.response_complete:
             return
         self.response_complete = True
-        keep_alive = self.keep_alive and not self._protocol.last
-        self._protocol.answer(
-            b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b"
-            % (
-                start,
-                self._protocol.default_headers(),
-                answer.content_type.encode(),
-                len(answer.body),
-                b"" if keep_alive else b"connection: close\r\n",
-                answer.body,
-            ),
-            keep_alive,
-        )
+        protocol = self._protocol
+        keep_alive = self.keep_alive and not protocol.last
+        headers = protocol.server_state.default_headers
+        protocol.answer(protocol.answers.of(headers, start, answer, keep_alive), keep_alive)
 
 
 class Protocol(Bounded):
@@ -141,6 +167,7 @@ class Protocol(Bounded):
 
     side = "receiver"
     heads: Heads
+    answers: Answers
     application: Receiver
     short = Short  # what a callback on the short way is
 
@@ -256,5 +283,10 @@ class Protocol(Bounded):
 
 def protocol(application: Receiver, *, connections: int) -> type[Protocol]:
     """Make the protocol of the connections to `application`, of which so many may be at a time."""
-    own = {"heads": Heads(), "watch": Watch(connections), "application": application}
+    own = {
+        "heads": Heads(),
+        "answers": Answers(),
+        "watch": Watch(connections),
+        "application": application,
+    }
     return type("ReceiverProtocol", (Protocol,), own)

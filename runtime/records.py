@@ -6,6 +6,7 @@ the same bytes pushed again, now or in ten years, are the same record.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -131,6 +132,8 @@ def parse(record: Record, gateway: Gateway, account: Account) -> Parsed:
     return gateway.parse_reply(reply, account)
 
 
+_own = attrgetter("digest", "received_at", "deliveries", "query", "body")
+_head = attrgetter("account", "source", "call", "subject", "method", "peer")
 _encode = msgspec.json.Encoder().encode
 _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -151,22 +154,22 @@ async def store(
     """
     # One order for all processes: two batches with the same duplicates must not deadlock.
     ordered = sorted(records, key=lambda record: record.digest)
+    # What pushes have in common is sent once: each row names its place.
+    heads: dict[tuple[Any, ...], int] = {}
+    encoded: dict[int, str] = {}
+    places = []
+    for record in ordered:
+        if (headers := encoded.get(id(record.headers))) is None:
+            headers = encoded[id(record.headers)] = _encode(record.headers).decode()
+        head = (*_head(record), headers)
+        places.append(heads.setdefault(head, len(heads) + 1))
     rows = await connection.fetch(
         QUERIES["record"],
         recorder,
         now,
-        [r.digest for r in ordered],
-        [r.account for r in ordered],
-        [r.source for r in ordered],
-        [r.call for r in ordered],
-        [r.subject for r in ordered],
-        [r.received_at for r in ordered],
-        [r.deliveries for r in ordered],
-        [r.method for r in ordered],
-        [r.query for r in ordered],
-        [_encode(r.headers).decode() for r in ordered],
-        [r.body for r in ordered],
-        [r.peer for r in ordered],
+        *zip(*map(_own, ordered), strict=True),
+        places,
+        *zip(*heads, strict=True),
         again,
     )
     batch: int = rows[0]["new_batch_id"]

@@ -33,7 +33,7 @@ from gateways.events import (
 from gateways.gateway import Call
 from runtime import LeaseLost, records, sends, trust
 from runtime.database import DATABASE_ERRORS
-from runtime.identity import PROVISIONAL, message_id, shard_of, text_digest
+from runtime.identity import PROVISIONAL, message_keys, shard_of, text_digest
 from runtime.queries import QUERIES
 from runtime.records import Record
 from runtime.sends import Outcome
@@ -286,6 +286,11 @@ def understand(
         try:
             parsed = _parse(accounts, record)
             judge = trust.judge_of(accounts, record)
+            if len(parsed.events) == 1 and not parsed.problems and not judgements:
+                (event,) = parsed.events
+                if isinstance(event, DeliveryReport) and record.call != Call.SEND:
+                    _add_report(understood, record, event, judge)  # what most are
+                    continue
             rows = _rows(record, parsed, judge)
             understood.add(rows)
             if judgements and judge is not None:
@@ -379,6 +384,7 @@ def _add_report(
     """
     charge = event.charge
     charged = () if charge is None else tuple(getattr(charge, f) for f in charge.__struct_fields__)
+    reference = None if event.reference is None else UUID(event.reference)
     reported = _seconds(event.reported_at)
     doubts = None if judge is None else judge.doubts(reported)
     fingerprint = text_digest(
@@ -391,11 +397,13 @@ def _add_report(
         *(() if doubts is None else (doubts,)),
     )
     names = (event.vendor_message_id, *event.also)
-    if any(name.startswith(PROVISIONAL) for name in names):
-        raise Malformed(f"the id begins with {PROVISIONAL}, as no vendor's does")
-    ids = [message_id(record.account, name, event.phone) for name in names]
-    for name, own in zip(names, ids, strict=True):
-        shard = shard_of(record.account, name)
+    keys = []
+    for name in names:
+        if name.startswith(PROVISIONAL):
+            raise Malformed(f"the id begins with {PROVISIONAL}, as no vendor's does")
+        keys.append(message_keys(record.account, name, event.phone))
+    ids = [id for _, id in keys]
+    for name, (shard, own) in zip(names, keys, strict=True):
         understood.reports[shard, own, fingerprint] = (
             shard,
             own,
@@ -411,14 +419,14 @@ def _add_report(
             record.source,
             record.digest,
             own != ids[0],
-            " ".join(str(id) for id in ids if id != own) or None,
+            None if len(ids) == 1 else " ".join(str(id) for id in ids if id != own) or None,
             *(charged or (None,) * 4),
             doubts,
             None if judge is None else judge.slack_seconds,
         )
-    if event.reference is not None:
+    if reference is not None:
         references = understood.references.setdefault(record.account, {})
-        references[UUID(event.reference)] = (event.phone, event.vendor_message_id)
+        references[reference] = (event.phone, event.vendor_message_id)
 
 
 def _inbound(record: Record, event: InboundMessage) -> tuple[Any, ...]:

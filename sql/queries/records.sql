@@ -1,8 +1,9 @@
 -- Storing raw bytes, and finding what has not been settled yet.
 
 -- name: record
--- Stores callbacks once each, in one commit with the batch that they will be settled as. With $15 they may
--- have been stored before: an arrival at the time of the first or the last one known is not counted again.
+-- Stores callbacks once each, in one commit with the batch that they will be settled as. What they have in
+-- common ($9 to $15) comes once, and each names its place there. With $16 they may have been stored before: an
+-- arrival at the time of the first or the last one known is not counted again.
 WITH batch AS (
     INSERT INTO batches (recorder, recorded_at)
     VALUES ($1, $2)
@@ -26,40 +27,32 @@ INSERT INTO records AS r (
 )
 SELECT
     t.digest,
-    t.account,
-    t.source,
-    t.call,
-    t.subject,
+    ($9::text[])[t.head],
+    ($10::text[])[t.head],
+    ($11::text[])[t.head],
+    ($12::text[])[t.head],
     batch.id,
     t.received_at,
     t.received_at,
     t.deliveries,
-    t.method,
+    ($13::text[])[t.head],
     t.query,
-    t.headers,
+    ($15::text[])[t.head],
     t.body,
-    t.peer
+    ($14::text[])[t.head]
 FROM unnest(
     $3::bytea[],
-    $4::text[],
-    $5::text[],
-    $6::text[],
-    $7::text[],
-    $8::timestamptz[],
-    $9::bigint[],
-    $10::text[],
-    $11::bytea[],
-    $12::text[],
-    $13::bytea[],
-    $14::text[]
-) AS t (
-    digest, account, source, call, subject, received_at, deliveries, method, query, headers, body, peer
-)
+    $4::timestamptz[],
+    $5::bigint[],
+    $6::bytea[],
+    $7::bytea[],
+    $8::integer[]
+) AS t (digest, received_at, deliveries, query, body, head)
 CROSS JOIN batch
 ON CONFLICT (digest) DO UPDATE
 SET
     deliveries = r.deliveries + CASE
-        WHEN $15::boolean AND excluded.received_at IN (r.received_at, r.last_received_at) THEN 0
+        WHEN $16::boolean AND excluded.received_at IN (r.received_at, r.last_received_at) THEN 0
         ELSE excluded.deliveries
     END,
     last_received_at = greatest(r.last_received_at, excluded.last_received_at)
