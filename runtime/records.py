@@ -132,8 +132,8 @@ def parse(record: Record, gateway: Gateway, account: Account) -> Parsed:
     return gateway.parse_reply(reply, account)
 
 
-_own = attrgetter("digest", "received_at", "deliveries", "query", "body")
-_head = attrgetter("account", "source", "call", "subject", "method", "peer")
+_own = attrgetter("digest", "received_at", "deliveries", "subject", "query", "body")
+_shared = attrgetter("account", "source", "call", "method", "peer")
 _encode = msgspec.json.Encoder().encode
 _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -146,7 +146,7 @@ async def store(
     now: datetime,
     again: bool = False,
 ) -> tuple[int, list[Record]]:
-    """Store `records` in one commit; return their batch and those that were new.
+    """Store `records`, at least one, in one commit; return their batch and those that were new.
 
     Durable on return if the connection is in no transaction. One digest may stand in `records` only
     once. Duplicates of stored records are counted on them; with `again` not those that came at the
@@ -154,22 +154,23 @@ async def store(
     """
     # One order for all processes: two batches with the same duplicates must not deadlock.
     ordered = sorted(records, key=lambda record: record.digest)
-    # What pushes have in common is sent once: each row names its place.
-    heads: dict[tuple[Any, ...], int] = {}
+    # What pushes have in common is sent once, and each names its place there.
+    shared: dict[tuple[Any, ...], int] = {}
     encoded: dict[int, str] = {}
-    places = []
+    places, headers = [], []
     for record in ordered:
-        if (headers := encoded.get(id(record.headers))) is None:
-            headers = encoded[id(record.headers)] = _encode(record.headers).decode()
-        head = (*_head(record), headers)
-        places.append(heads.setdefault(head, len(heads) + 1))
+        places.append(shared.setdefault(_shared(record), len(shared) + 1))
+        if (text := encoded.get(id(record.headers))) is None:
+            text = encoded[id(record.headers)] = _encode(record.headers).decode()
+        headers.append(text)
     rows = await connection.fetch(
         QUERIES["record"],
         recorder,
         now,
         *zip(*map(_own, ordered), strict=True),
+        headers,
         places,
-        *zip(*heads, strict=True),
+        *zip(*shared, strict=True),
         again,
     )
     batch: int = rows[0]["new_batch_id"]

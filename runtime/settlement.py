@@ -9,7 +9,7 @@ Whichever of the two folds last sees both.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Literal
@@ -144,12 +144,14 @@ async def settle(
     database cannot be reached or refuses: then the batches stay unsettled and are taken up again.
     """
     understood = understand(accounts, found)
+    # Taken before: what is settled leaves it.
+    reported = {id for _, id, _ in understood.reports} if log.is_enabled_for(logging.DEBUG) else ()
     try:
         settled = await _settle(pool, accounts, understood, batches, now)
     except UNSTORABLE as error:
         unstorable = error
     else:
-        _tell(understood, found, batches)
+        _tell(understood, found, batches, reported)
         return settled
     # A parser should have caught that value. Find the record that brought it, so that the others get
     # through; here no connection is held, however deep this goes.
@@ -167,13 +169,18 @@ async def settle(
     (record,) = found
     kind = type(unstorable).__name__
     log.error("record.not_storable", digest=record.digest.hex(), error=kind)
-    settled = understood.settled
-    understood = Understood(settled=settled)
+    before = understood.settled
+    understood = Understood(settled=before)
     understood.quarantine(record, f"cannot be stored: {kind}")
     return await _settle(pool, accounts, understood, batches, now)
 
 
-def _tell(understood: Understood, found: Sequence[Record], batches: Sequence[int]) -> None:
+def _tell(
+    understood: Understood,
+    found: Sequence[Record],
+    batches: Sequence[int],
+    reported: Iterable[UUID],
+) -> None:
     """Log what was not understood, bounded; and on `debug` what was settled, each by its name."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for digest, account, _, reason in understood.quarantined.values():
@@ -192,7 +199,7 @@ def _tell(understood: Understood, found: Sequence[Record], batches: Sequence[int
             "records.settled",
             batches=list(batches),
             records=[record.digest.hex() for record in found],
-            messages=sorted({str(id) for _, id, _ in understood.reports}),
+            messages=sorted(str(id) for id in reported),
         )
 
 
@@ -544,8 +551,7 @@ async def _settle_plain(
                 del plain[row["shard"], row["id"]]
             if not plain:
                 return False
-            columns = zip(*plain.values(), strict=True)
-            left = await connection.fetch(QUERIES["settle_plain"], *columns)
+            left = await connection.fetch(QUERIES["settle_plain"], *_apart(plain.values()))
             for row in left:
                 del plain[row["shard"], row["message_id"]]
             done = len(plain) == len(understood.reports) and not understood.others
@@ -563,15 +569,27 @@ async def _settle_plain(
 def _plain(
     reports: Mapping[ReportKey, tuple[Any, ...]],
 ) -> dict[tuple[int, UUID], tuple[Any, ...]]:
-    """Return rows for `settle_plain`, by their messages, in one order: see there what is plain."""
+    """Return the plain ones of `reports`, by their messages, in one order: see `settle_plain`."""
     found: dict[tuple[int, UUID], tuple[Any, ...] | None] = {}
     for (shard, message, _), row in reports.items():
         name = (shard, message)
         if row[6] in _FINAL and row[13:20] == _PLAIN and name not in found:
-            found[name] = (*row[:13], row[20])
+            found[name] = row
         else:
             found[name] = None
     return {name: plain for name in sorted(found) if (plain := found[name]) is not None}
+
+
+def _apart(rows: Iterable[tuple[Any, ...]]) -> list[Sequence[Any]]:
+    """Return what `settle_plain` takes: what each row has of its own, and once what they share."""
+    own, places = [], []
+    shared: dict[tuple[Any, ...], int] = {}
+    for row in rows:
+        shard, id, print_, account, name, phone, status, code, reason, reported, received = row[:11]
+        own.append((shard, id, print_, name, phone, reason, reported, received, row[12]))
+        common = (account, status, code, row[11], row[20])
+        places.append(shared.setdefault(common, len(shared) + 1))
+    return [*zip(*own, strict=True), places, *zip(*shared, strict=True)]
 
 
 async def _identify(

@@ -2,7 +2,7 @@
 
 -- name: record
 -- Stores callbacks once each, in one commit with the batch that they will be settled as. What they have in
--- common ($9 to $15) comes once, and each names its place there. With $16 they may have been stored before: an
+-- common ($11 to $15) comes once, and each names its place there. With $16 they may have been stored before: an
 -- arrival at the time of the first or the last one known is not counted again.
 WITH batch AS (
     INSERT INTO batches (recorder, recorded_at)
@@ -27,27 +27,29 @@ INSERT INTO records AS r (
 )
 SELECT
     t.digest,
-    ($9::text[])[t.head],
-    ($10::text[])[t.head],
     ($11::text[])[t.head],
     ($12::text[])[t.head],
+    ($13::text[])[t.head],
+    t.subject,
     batch.id,
     t.received_at,
     t.received_at,
     t.deliveries,
-    ($13::text[])[t.head],
+    ($14::text[])[t.head],
     t.query,
-    ($15::text[])[t.head],
+    t.headers,
     t.body,
-    ($14::text[])[t.head]
+    ($15::text[])[t.head]
 FROM unnest(
     $3::bytea[],
     $4::timestamptz[],
     $5::bigint[],
-    $6::bytea[],
+    $6::text[],
     $7::bytea[],
-    $8::integer[]
-) AS t (digest, received_at, deliveries, query, body, head)
+    $8::bytea[],
+    $9::text[],
+    $10::integer[]
+) AS t (digest, received_at, deliveries, subject, query, body, headers, head)
 CROSS JOIN batch
 ON CONFLICT (digest) DO UPDATE
 SET

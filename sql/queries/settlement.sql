@@ -314,23 +314,23 @@ WHERE l.id IS NULL;
 
 -- name: settle_plain
 -- Adds final reports that nothing is held against, one for each message, and folds each into its message where
--- it is the first and only one: then it is the fold. Run it after lock_plain, in one transaction, for messages
--- that are known. Returns those left to add_reports and settle_messages: reported before, suspect, purged, or
--- in another state.
+-- it is the first and only one: then it is the fold. What they have in common ($11 to $15) comes once, and each
+-- names its place there. Run it after lock_plain, in one transaction, for messages that are known. Returns those
+-- left to add_reports and settle_messages: reported before, suspect, purged, or in another state.
 WITH given AS MATERIALIZED (
     SELECT
         t.shard,
         t.message_id,
         t.fingerprint,
-        t.account,
+        ($11::text[])[t.head] AS account,
         t.vendor_message_id,
         t.phone,
-        t.status,
-        t.vendor_code,
+        ($12::text[])[t.head] AS status,
+        ($13::text[])[t.head] AS vendor_code,
         t.reason,
         t.reported_at,
         t.received_at,
-        t.source,
+        ($14::text[])[t.head] AS source,
         t.digest,
         s.sent_by,
         coalesce(
@@ -347,32 +347,25 @@ WITH given AS MATERIALIZED (
         $4::text[],
         $5::text[],
         $6::text[],
-        $7::text[],
-        $8::text[],
-        $9::text[],
-        $10::timestamptz[],
-        $11::timestamptz[],
-        $12::text[],
-        $13::bytea[],
-        $14::float8[]
+        $7::timestamptz[],
+        $8::timestamptz[],
+        $9::bytea[],
+        $10::integer[]
     ) AS t (
         shard,
         message_id,
         fingerprint,
-        account,
         vendor_message_id,
         phone,
-        status,
-        vendor_code,
         reason,
         reported_at,
         received_at,
-        source,
         digest,
-        slack_seconds
+        head
     )
     CROSS JOIN LATERAL (
-        SELECT coalesce(t.reported_at, t.received_at) + make_interval(secs => t.slack_seconds) AS sent_by
+        SELECT
+            coalesce(t.reported_at, t.received_at) + make_interval(secs => ($15::float8[])[t.head]) AS sent_by
     ) AS s
     LEFT JOIN LATERAL (
         SELECT
