@@ -14,11 +14,13 @@ async def copied(ground: Ground, table: str, *, rows: str, forget: str, expected
     """
     file: Path = ground.folder / f"{table}.copy"
     async with ground.database.connection() as connection:
+        read = await connection.prepare(SQL[rows])
+        columns = [column.name for column in read.get_attributes()]
         await connection.copy_from_query(SQL[rows].rstrip(";"), output=file)
         await connection.execute(SQL[forget])
         await connection.execute(SQL["checkpoint"])
         started = time.perf_counter()
-        done = await connection.copy_to_table(table, source=file)
+        done = await connection.copy_to_table(table, source=file, columns=columns)
         seconds = time.perf_counter() - started
     assert done == f"COPY {expected}"
     return seconds

@@ -17,6 +17,8 @@ def normalise(phone: str | int) -> str:
     digits count as digits. Empty text means that there was no digit.
     """
     text = str(phone)
+    if len(text) == 11 and text[0] == "1" and text.isascii() and text.isdigit():
+        return text  # what nearly all are
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     digits = _NOT_DIGITS.sub("", text)

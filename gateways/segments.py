@@ -179,11 +179,11 @@ def count(
 
     `unit` is of the domestic rule only. Empty text counts as one segment.
     """
+    # Two units a character at most: short texts need no counting.
+    if rule is Rule.DOMESTIC and len(content) + len(sign or "") <= 33:
+        return 1
     text = signed(content, sign)
     if rule is Rule.DOMESTIC:
-        # Two units a character at most: short texts need no counting.
-        if len(text) <= 35:
-            return 1
         units = len(text) if unit is Unit.CODE_POINT else _utf16_units(text)
         return 1 if units <= 70 else -(-units // 67)
     coding, costs = _coded(text, rule, unit)

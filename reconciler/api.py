@@ -1783,7 +1783,7 @@ def _sent_rows(body: bytes, content_type: str) -> list[Any]:
         if not line.strip():
             continue
         try:
-            found.append(ledger.decode(line))
+            found.append(ledger.decode_row(line))
         except ValueError as error:
             found.append(error)
         if len(found) > ledger.MAX_ROWS:

@@ -4,9 +4,14 @@ What a bill is held against. Registering is idempotent, a bad row never sinks th
 reports that came first are joined in the same call.
 """
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
+from operator import itemgetter
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -15,9 +20,9 @@ import msgspec
 from gateways import segments
 from gateways.phone import normalise
 from runtime import settlement
-from runtime.identity import PROVISIONAL, message_id, shard_of
+from runtime.identity import PROVISIONAL, message_keys, shard_of_message
 from runtime.queries import QUERIES
-from runtime.sends import first_poll
+from runtime.sends import waiting_time
 from runtime.settings import AccountSettings
 
 MAX_ROWS = 10_000
@@ -29,11 +34,19 @@ MAX_TEXT = {
     "sign": 100,
     "content": 10_000,
 }
+# What one transaction registers, and how many do so at once, while the next is made ready.
+_PART_ROWS = 1_000
+_PARTS_AT_ONCE = 2
+# After how many rows the loop may turn to others, and to what PostgreSQL has not read yet.
+_STEP_ROWS = 250
 
-_RAW_ROWS = msgspec.json.Decoder(list[msgspec.Raw])
+_MAX_ID, _MAX_PHONE, _MAX_REFERENCE, _MAX_TEMPLATE, _MAX_SIGN, _MAX_CONTENT = MAX_TEXT.values()
+_DAY = timedelta(days=1)
+_KEY = itemgetter(0, 1)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Sent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Sent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """One message that another system sent, as it is registered.
 
     `sent_at` is aware. `segments` is the sender's own count; without it we count `sign` + `content`.
@@ -65,13 +78,9 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
     rejected: list[Rejected]
 
 
-class _Row(msgspec.Struct, frozen=True, gc=False):
-    shard: int
-    id: UUID
-    phone: str
-    segments: int
-    next_poll_at: datetime | None
-    sent: Sent
+_RAW_ROWS = msgspec.json.Decoder(list[msgspec.Raw])
+_SENT_ROWS = msgspec.json.Decoder(list[Sent])
+_SENT_ROW = msgspec.json.Decoder(Sent)
 
 
 def decode(text: bytes) -> Any:
@@ -82,11 +91,23 @@ def decode(text: bytes) -> Any:
         raise ValueError("is not JSON") from None
 
 
+def decode_row(text: bytes) -> Any:
+    """Decode one row of JSON, as a `Sent` if it has the shape of one; raises ValueError."""
+    try:
+        return _SENT_ROW.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return decode(text)
+
+
 def decode_array(text: bytes) -> list[Any]:
     """Decode a JSON array; a row that cannot be decoded is a ValueError in its place.
 
-    Raises ValueError for what is no array.
+    Rows with the shape of a `Sent` are one. Raises ValueError for what is no array.
     """
+    try:
+        return _SENT_ROWS.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass  # row by row, so that one does not sink the others
     try:
         raw = _RAW_ROWS.decode(text)
     except (msgspec.DecodeError, RecursionError):
@@ -101,7 +122,7 @@ def decode_array(text: bytes) -> list[Any]:
     found: list[Any] = []
     for row in raw:
         try:
-            found.append(decode(row))
+            found.append(decode_row(row))
         except ValueError as error:
             found.append(error)
     return found
@@ -129,10 +150,11 @@ def check(sent: Sent, accounts: Mapping[str, AccountSettings], now: datetime) ->
     """Raise ValueError, with a reason that quotes no number, if `sent` cannot be registered."""
     if sent.account not in accounts:
         raise ValueError("unknown account")
-    for name, limit in MAX_TEXT.items():
-        text = getattr(sent, name)
-        if text is not None:
-            _check_text(name, text, limit)
+    if not _plain(sent):
+        for name, limit in MAX_TEXT.items():
+            text = getattr(sent, name)
+            if text is not None:
+                _check_text(name, text, limit)
     if not sent.vendor_message_id:
         raise ValueError("vendor_message_id is empty")
     if sent.vendor_message_id.startswith(PROVISIONAL):
@@ -145,7 +167,7 @@ def check(sent: Sent, accounts: Mapping[str, AccountSettings], now: datetime) ->
         raise ValueError("sent_at has no offset, such as +08:00")
     if not 2000 <= sent.sent_at.year <= 9000:
         raise ValueError("sent_at is not a time at which a message was sent")
-    if sent.sent_at > now + timedelta(days=1):
+    if sent.sent_at > now + _DAY:
         raise ValueError("sent_at is in the future")
     if sent.segments is not None and not 0 <= sent.segments <= 1000:
         raise ValueError("segments is not a number from 0 to 1000")
@@ -154,44 +176,110 @@ def check(sent: Sent, accounts: Mapping[str, AccountSettings], now: datetime) ->
 async def register(
     pool: Any,
     accounts: Mapping[str, AccountSettings],
-    rows: Sequence[Sent | Rejected],
+    rows: Iterable[Sent | Rejected],
     *,
     now: datetime,
 ) -> Registered:
     """Register what was sent, and join the reports that came before it; durable on return.
 
-    `rows` holds at most `MAX_ROWS`, in their order, each checked (`convert`) or already rejected.
-    Idempotent: the first registration of a message stands.
+    `rows` are in their order, each checked (`convert`) or already rejected; they are read as they
+    are needed, and at most `MAX_ROWS`. Idempotent: the first registration of a message stands.
+    Some rows are durable before others: where this raises, all of them are to be registered again.
     """
-    rejected = [row for row in rows if isinstance(row, Rejected)]
-    given: dict[UUID, _Row] = {}
-    for sent in rows:
-        if isinstance(sent, Sent):
-            row = _row(sent, accounts[sent.account], now)
-            given.setdefault(row.id, row)
-    # One order for all processes: two calls with the same rows must not deadlock.
-    ordered = sorted(given.values(), key=lambda row: (row.shard, row.id))
+    waits = {name: waiting_time(settings) for name, settings in accounts.items()}
+    waiting = {name: wait.total_seconds() for name, wait in waits.items() if wait is not None}
+    sent = 0
     new = 0
-    if ordered:
-        async with pool.acquire() as connection:
-            fresh = await connection.fetch(QUERIES["register"], *_columns(ordered), now)
-            new = len(fresh)
-            # After the commit and not in it: see runtime.settlement for why.
-            await settlement.join_orphans(connection, [(row["shard"], row["id"]) for row in fresh])
-    return Registered(recorded=new, duplicates=len(rows) - len(rejected) - new, rejected=rejected)
+    rejected: list[Rejected] = []
+    known: set[UUID] = set()
+    storing: deque[asyncio.Task[int]] = deque()
+    left = iter(rows)
+    try:
+        while part := await _read(left, accounts, known):
+            sent += part.sent
+            rejected += part.rejected
+            if not part.rows:
+                continue
+            if len(storing) == _PARTS_AT_ONCE:
+                new += await storing.popleft()
+            storing.append(asyncio.create_task(_store(pool, part.rows, waiting, now)))
+        while storing:
+            new += await storing.popleft()
+    finally:
+        for task in storing:
+            task.cancel()
+        await asyncio.gather(*storing, return_exceptions=True)
+    return Registered(recorded=new, duplicates=sent - new, rejected=rejected)
 
 
-def _row(sent: Sent, settings: AccountSettings, now: datetime) -> _Row:
+class _Part(msgspec.Struct):
+    """What is registered at once: its rows in the order of their keys, and what else was read for it."""
+
+    sent: int = 0
+    rejected: list[Rejected] = msgspec.field(default_factory=list)
+    rows: list[tuple[Any, ...]] = msgspec.field(default_factory=list)
+
+
+async def _read(
+    given: Iterator[Sent | Rejected], accounts: Mapping[str, AccountSettings], known: set[UUID]
+) -> _Part | None:
+    """Read a part, None at the end; leaves out messages that are `known`, and adds to them."""
+    part = _Part()
+    while len(part.rows) < _PART_ROWS and (some := list(islice(given, _STEP_ROWS))):
+        for one in some:
+            if isinstance(one, Rejected):
+                part.rejected.append(one)
+                continue
+            part.sent += 1
+            row = _row(one, accounts[one.account])
+            if row[1] not in known:
+                known.add(row[1])
+                part.rows.append(row)
+        # For the requests of others, and for what PostgreSQL has not read yet.
+        await asyncio.sleep(0)
+    # One order for all processes: two calls with the same rows must not deadlock.
+    part.rows.sort(key=_KEY)
+    return part if part.sent or part.rejected else None
+
+
+async def _store(
+    pool: Any,
+    rows: Sequence[tuple[Any, ...]],
+    waiting: Mapping[str, float],
+    now: datetime,
+) -> int:
+    """Register some rows in a transaction, and join the reports that came before; return how many were new."""
+    columns = list(zip(*rows, strict=True))
+    shards, ids = columns[:2]
+    async with pool.acquire() as connection:
+        done = await connection.fetchrow(
+            QUERIES["register"], *columns, list(waiting), list(waiting.values()), now
+        )
+        recorded: int = done["recorded"]
+        if recorded < len(ids):
+            ids = done["ids"] or ()
+            shards = [shard_of_message(id) for id in ids]
+        # After the commit and not in it: see runtime.settlement for why.
+        await settlement.join_orphans(connection, list(zip(shards, ids, strict=True)))
+    return recorded
+
+
+def _row(sent: Sent, settings: AccountSettings) -> tuple[Any, ...]:
     phone = normalise(sent.phone)
-    return _Row(
-        shard=shard_of(sent.account, sent.vendor_message_id),
-        id=message_id(sent.account, sent.vendor_message_id, phone),
-        phone=phone,
-        segments=(
-            counted(sent.content, sent.sign, settings) if sent.segments is None else sent.segments
-        ),
-        next_poll_at=first_poll(settings, sent.sent_at, now),
-        sent=sent,
+    shard, id = message_keys(sent.account, sent.vendor_message_id, phone)
+    return (
+        shard,
+        id,
+        sent.account,
+        sent.vendor_message_id,
+        phone,
+        sent.sent_at,
+        counted(sent.content, sent.sign, settings) if sent.segments is None else sent.segments,
+        sent.segments is not None,
+        sent.content,
+        sent.sign,
+        sent.reference,
+        sent.template_id,
     )
 
 
@@ -204,28 +292,27 @@ def counted(content: str | None, sign: str | None, settings: AccountSettings) ->
     return segments.count(content, sign, settings.unit, rule=settings.rule)
 
 
+def _plain(sent: Sent) -> bool:
+    """Tell of nearly every row, and soon, that `_check_text` finds nothing wrong with its texts."""
+    id, phone, content = sent.vendor_message_id, sent.phone, sent.content or ""
+    reference, template_id, sign = sent.reference or "", sent.template_id or "", sent.sign or ""
+    text = f"{id}{phone}{reference}{template_id}{sign}{content}"
+    return (
+        len(id) <= _MAX_ID
+        and len(phone) <= _MAX_PHONE
+        and len(reference) <= _MAX_REFERENCE
+        and len(template_id) <= _MAX_TEMPLATE
+        and len(sign) <= _MAX_SIGN
+        and len(content) <= _MAX_CONTENT
+        and "\0" not in text
+        and (text.isascii() or _SURROGATE.search(text) is None)
+    )
+
+
 def _check_text(name: str, text: str, limit: int) -> None:
     if len(text) > limit:
         raise ValueError(f"{name} has more than {limit} characters")
     if "\0" in text:
         raise ValueError(f"{name} has a NUL character")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not text.isascii() and _SURROGATE.search(text):
         raise ValueError(f"{name} has half of a surrogate pair")
-
-
-def _columns(rows: Sequence[_Row]) -> tuple[list[Any], ...]:
-    return (
-        [row.shard for row in rows],
-        [row.id for row in rows],
-        [row.sent.account for row in rows],
-        [row.sent.vendor_message_id for row in rows],
-        [row.phone for row in rows],
-        [row.sent.sent_at for row in rows],
-        [row.segments for row in rows],
-        [row.sent.segments is not None for row in rows],
-        [row.sent.content for row in rows],
-        [row.sent.sign for row in rows],
-        [row.sent.reference for row in rows],
-        [row.sent.template_id for row in rows],
-        [row.next_poll_at for row in rows],
-    )

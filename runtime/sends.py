@@ -52,16 +52,22 @@ def provisional_id(submission: UUID) -> str:
     return f"{PROVISIONAL}{submission.hex}"
 
 
-def first_poll(settings: AccountSettings, sent_at: datetime, now: datetime) -> datetime | None:
-    """Say when to ask about a message first, or when waiting for it ends; None: nothing ever comes."""
+def waiting_time(settings: AccountSettings) -> timedelta | None:
+    """Say how long after its sending a message is asked about first; None: no report ever comes.
+
+    Where nobody can be asked about one message, it is how long a report is waited for.
+    """
     if not settings.gateway.reports:
         return None
-    wait = (
-        timedelta(seconds=settings.poll_after_seconds)
-        if "query_status" in settings.gateway.supports
-        else timedelta(hours=settings.poll_until_hours)
-    )
-    return max(now, sent_at.astimezone(UTC) + wait)
+    if "query_status" in settings.gateway.supports:
+        return timedelta(seconds=settings.poll_after_seconds)
+    return timedelta(hours=settings.poll_until_hours)
+
+
+def first_poll(settings: AccountSettings, sent_at: datetime, now: datetime) -> datetime | None:
+    """Say when to ask about a message first, or when waiting for it ends; None: nothing ever comes."""
+    wait = waiting_time(settings)
+    return None if wait is None else max(now, sent_at.astimezone(UTC) + wait)
 
 
 async def conclude(

@@ -132,4 +132,7 @@ def _raw_text(row: Row, name: str) -> str:
 
 
 def _text(row: Row, name: str) -> str:
+    value = row.get(name)
+    if type(value) is str and value.isascii() and "\0" not in value:
+        return value.strip()  # as nearly all are
     return wire.storable(_raw_text(row, name), name).strip()

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import unquote_to_bytes
+from xml.etree import ElementTree
 from xml.parsers import expat
 
 import msgspec
@@ -65,6 +66,9 @@ def read_text(text: str) -> Page:
 
 
 def _xml(text: str) -> Page:
+    plain = _plain_rows(text)
+    if plain is not None:
+        return plain
     page = _xml_rows(text)
     if page.fault:
         mended = _STRAY.sub("&amp;", _ILLEGAL.sub("\ufffd", text))
@@ -73,6 +77,36 @@ def _xml(text: str) -> Page:
     if page.fault and not page.rows:
         raise Malformed(page.fault)
     return page
+
+
+def _plain_rows(text: str) -> Page | None:
+    """Return what `_xml_rows` does, in a third of the time, of a document as nearly all are; else None."""
+    if text.count("<!") > text.count("<![CDATA[") or text.count("<?") > 1:
+        return None  # perhaps a document type, and with it entities
+    try:
+        root = ElementTree.XML(text, ElementTree.XMLParser(encoding="utf-8"))  # noqa: S314
+    except ElementTree.ParseError:
+        return None
+    if root.tag.lower() != _ROOT:
+        return None
+    rows: list[Row] = []
+    answer: dict[str, object] = {}
+    names: dict[str, str] = {}
+    for element in root:
+        name = element.tag.lower()
+        if name in _BOXES:
+            row: dict[str, object] = {}
+            for field in element:
+                tag = field.tag
+                if len(field) or tag[0] == "{":
+                    return None
+                row[names.get(tag) or names.setdefault(tag, tag.lower())] = field.text or ""
+            rows.append(row)
+        elif len(element) or name[0] == "{":
+            return None
+        else:
+            answer[name] = element.text or ""
+    return Page(rows, answer)
 
 
 def _xml_rows(text: str) -> Page:

@@ -1,8 +1,8 @@
 -- The ledger of sent messages.
 
 -- name: register
--- Adds messages that were sent; one known already changes nothing. Those without a next_poll_at await no
--- report. Returns those that were new.
+-- Adds messages that were sent; one known already changes nothing. Those of the accounts $13 await a report: it is
+-- asked for $14 seconds after sending. Returns how many were new, and the ids of those.
 WITH given AS (
     SELECT
         t.shard,
@@ -16,8 +16,7 @@ WITH given AS (
         t.content,
         t.sign,
         t.reference,
-        t.template_id,
-        t.next_poll_at
+        t.template_id
     FROM unnest(
         $1::integer[],
         $2::uuid[],
@@ -30,8 +29,7 @@ WITH given AS (
         $9::text[],
         $10::text[],
         $11::text[],
-        $12::text[],
-        $13::timestamptz[]
+        $12::text[]
     ) AS t (
         shard,
         id,
@@ -44,8 +42,7 @@ WITH given AS (
         content,
         sign,
         reference,
-        template_id,
-        next_poll_at
+        template_id
     )
 ),
 
@@ -73,7 +70,7 @@ registered AS (
         g.vendor_message_id,
         g.phone,
         g.sent_at,
-        $14,
+        $15,
         g.segments,
         g.segments_given,
         'submitted',
@@ -83,32 +80,31 @@ registered AS (
         g.template_id
     FROM given AS g
     ON CONFLICT (shard, id) DO NOTHING
-    RETURNING shard, id
+    RETURNING shard, id, account, sent_at
 ),
 
 awaited AS (
     INSERT INTO awaiting (shard, message_id, account, sent_at, next_poll_at)
     SELECT
-        g.shard,
-        g.id,
-        g.account,
-        g.sent_at,
-        g.next_poll_at
+        r.shard,
+        r.id,
+        r.account,
+        r.sent_at,
+        greatest($15, r.sent_at + make_interval(secs => w.seconds))
     FROM registered AS r
-    INNER JOIN given AS g ON r.shard = g.shard AND r.id = g.id
-    WHERE g.next_poll_at IS NOT NULL
+    INNER JOIN unnest($13::text[], $14::float8[]) AS w (account, seconds) ON r.account = w.account
 ),
 
 unlinked AS (
     INSERT INTO unlinked_messages (registered_at, message_ids)
     SELECT
-        $14,
+        $15,
         array_agg(r.id ORDER BY r.id)
     FROM registered AS r
     HAVING count(*) > 0
 )
 
 SELECT
-    r.shard,
-    r.id
+    count(*) AS recorded,
+    CASE WHEN count(*) < cardinality($1) THEN array_agg(r.id) END AS ids
 FROM registered AS r;

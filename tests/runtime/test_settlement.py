@@ -370,7 +370,8 @@ class Registrar:
             [1],
             [False],
             *(nothing,) * 4,
-            [NOW],
+            ["think"],
+            [0.0],
             NOW,
         )
 
