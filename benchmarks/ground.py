@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import uvloop
+
 from benchmarks import machine
 from gateways.gateway import Secret
 from runtime import Problem, migrate
@@ -181,7 +183,8 @@ def apart(work: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Mea
 def _apart(
     work: Callable[..., Coroutine[Any, Any, Any]], arguments: tuple[Any, ...]
 ) -> tuple[Any, int]:
-    return asyncio.run(work(*arguments)), machine.peak_bytes()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work(*arguments)), machine.peak_bytes()
 
 
 @contextmanager

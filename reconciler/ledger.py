@@ -250,7 +250,8 @@ async def _store(
 ) -> int:
     """Register some rows in a transaction, and join the reports that came before; return how many were new."""
     columns = list(zip(*rows, strict=True))
-    shards, ids = columns[:2]
+    shards: Sequence[int] = columns[0]
+    ids: Sequence[UUID] = columns[1]
     async with pool.acquire() as connection:
         done = await connection.fetchrow(
             QUERIES["register"], *columns, list(waiting), list(waiting.values()), now

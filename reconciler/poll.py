@@ -5,7 +5,15 @@ one, ends the waiting for a message.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Set,
+)
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,7 +25,7 @@ import msgspec
 import structlog
 
 from gateways.errors import Garbled, GatewayError, Indeterminate, Malformed, Refused, Unavailable
-from gateways.events import DeliveryReport, Event, ReviewKind, ReviewResult
+from gateways.events import DeliveryReport, Event, Parsed, ReviewKind, ReviewResult
 from gateways.gateway import Call, Client, Reply
 from gateways.http import Transport
 from reconciler.lease import Lease
@@ -131,10 +139,20 @@ class Caller:
             )
         return await self.settle(batch, fresh)
 
-    async def settle(self, batch: int, found: Sequence[Record]) -> int:
-        """Settle the stored records of `batch`; return how many messages changed."""
+    async def settle(
+        self, batch: int, found: Sequence[Record], parsed: Parsed | None = None
+    ) -> int:
+        """Settle the stored records of `batch`; return how many messages changed.
+
+        `parsed` is what the one record of `found` was parsed into before: no page is parsed twice.
+        """
+        accounts = self.accounts
+        if parsed is not None:
+            gateway = replace(self.settings.gateway, parse_reply=lambda _reply, _account: parsed)
+            settings = msgspec.structs.replace(self.settings, gateway=gateway)
+            accounts = {**accounts, self.name: settings}
         settled = await settlement.settle(
-            self.pool, self.accounts, found, batches=[batch], now=datetime.now(UTC)
+            self.pool, accounts, found, batches=[batch], now=datetime.now(UTC)
         )
         for what in settled.__struct_fields__:
             if count := getattr(settled, what):

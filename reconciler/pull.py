@@ -22,6 +22,7 @@ import stamina
 import structlog
 
 from gateways.errors import Garbled, GatewayError, Indeterminate, Malformed, Refused
+from gateways.events import Parsed
 from gateways.gateway import Call, Reply
 from reconciler.lease import Lease
 from reconciler.poll import Caller, Done
@@ -60,21 +61,40 @@ async def pull(caller: Caller, call: Call, lease: Lease, folder: Path) -> Done:
     _prove(folder)
     await _take_up(caller, call, lease, folder, done)
     limit = caller.client.pull_limit
-    while True:
-        landing = asyncio.create_task(_read(caller, call, lease, folder, limit, done))
-        try:
-            rows = await asyncio.shield(landing)
-        except asyncio.CancelledError:
-            await asyncio.gather(landing, return_exceptions=True)
-            raise
-        if rows < max(limit, 1) or done.failures:
-            return done
+    before: asyncio.Task[None] | None = None
+    page: asyncio.Task[None] | None = None
+    try:
+        while True:
+            rows: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            before = page
+            page = asyncio.create_task(_read(caller, call, lease, folder, limit, done, rows))
+            await _either(rows, page)
+            if page.done():
+                await page
+            if before is not None:
+                await asyncio.shield(before)
+            if not rows.done() or rows.result() < max(limit, 1) or done.failures:
+                await asyncio.shield(page)
+                return done
+    finally:
+        # What has begun lands.
+        await asyncio.gather(*filter(None, (before, page)), return_exceptions=True)
+
+
+async def _either(*awaited: asyncio.Future[Any]) -> None:
+    await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _read(
-    caller: Caller, call: Call, lease: Lease, folder: Path, limit: int, done: Done
-) -> int:
-    """Read one page; return how many rows it held."""
+    caller: Caller,
+    call: Call,
+    lease: Lease,
+    folder: Path,
+    limit: int,
+    done: Done,
+    rows: asyncio.Future[int],
+) -> None:
+    """Read one page and settle it; `rows` is told how many it held, if any came, once it is parsed."""
     pull_id, now = uuid4(), datetime.now(UTC)
     await lease.pool.execute(
         QUERIES["intend_pull"], pull_id, caller.name, call, lease.token, limit, now
@@ -97,7 +117,7 @@ async def _read(
         caller.count(call, error)
         done.fail(call, error)
         await _finish(caller.pool, pull_id, "nothing", None, str(error))
-        return 0
+        return
     page = Page(
         pull=pull_id,
         account=caller.name,
@@ -130,7 +150,9 @@ async def _read(
     if state == "lost":
         caller.count(call, failure)
         done.lost += 1
-    return await _understand(caller.under(lease), page, stored, done)
+    held, parsed = await _understand(caller.under(lease), page, stored, done)
+    rows.set_result(held)
+    done.final += await caller.under(lease).settle(stored.batch, stored.fresh, parsed)
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -156,10 +178,13 @@ async def _store(caller: Caller, page: Page, body: bytes, *, handed_out_from: da
     return _Stored(record, batch, fresh)
 
 
-async def _understand(caller: Caller, page: Page, stored: _Stored, done: Done) -> int:
-    """Parse and settle a recorded page; return how many rows it held."""
+async def _understand(
+    caller: Caller, page: Page, stored: _Stored, done: Done
+) -> tuple[int, Parsed | None]:
+    """Parse a recorded page; return how many rows it held, and what it was parsed into."""
     failure: GatewayError | None = None if page.error is None else Garbled(page.error)
     rows = 0
+    parsed = None
     try:
         parsed = records.parse(stored.record, caller.settings.gateway, caller.settings.account)
         rows = parsed.rows
@@ -183,8 +208,7 @@ async def _understand(caller: Caller, page: Page, stored: _Stored, done: Done) -
     await caller.pool.execute(
         QUERIES["pull_understood"], page.pull, rows, None if failure is None else str(failure)
     )
-    done.final += await caller.settle(stored.batch, stored.fresh)
-    return rows
+    return rows, parsed
 
 
 async def _take_up(caller: Caller, call: Call, lease: Lease, folder: Path, done: Done) -> None:
@@ -199,7 +223,8 @@ async def _take_up(caller: Caller, call: Call, lease: Lease, folder: Path, done:
         file.unlink(missing_ok=True)
         done.lost += page.state == "lost"
         found = Done()
-        await _understand(caller.under(lease), page, stored, found)
+        _, parsed = await _understand(caller.under(lease), page, stored, found)
+        found.final += await caller.under(lease).settle(stored.batch, stored.fresh, parsed)
         # What was wrong then is no reason not to read on now.
         found.failures.clear()
         found.refused = False
