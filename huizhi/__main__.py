@@ -18,6 +18,7 @@ _HELP = ["-h", "--help"]
 COMMANDS = {
     "init": ("huizhi.init:init", "Write huizhi.toml for an account at a vendor."),
     "check-config": ("huizhi.cli_config:check_config", "Check huizhi.toml, and start nothing."),
+    "doctor": ("huizhi.doctor:doctor", "Say what is not as it should be, and what to do."),
     "completion": ("huizhi.completion:completion", "Print a shell's completion script."),
     "migrate": ("huizhi.cli_migrate:migrate", "Bring the database to this version's schema."),
     "serve": ("huizhi.serve:serve", "Run everything: receivers, reconciler, database."),
@@ -38,6 +39,7 @@ COMMANDS = {
     "suspects": ("huizhi.suspects:suspects", "Accept or reject reports that fall short of trust."),
     "arrivals": ("huizhi.alarms:arrivals", "Say how soon receipts come, as learned."),
     "alarms": ("huizhi.alarms:alarms", "List what a person should know of."),
+    "alerts": ("huizhi.alerts:alerts", "Try the ways by which people are told of alarms."),
     "drift": ("huizhi.drift:drift", "List what is new in vendors' documents."),
     "callback": ("huizhi.callback:callback", "Say what became of a callback."),
     "discrepancy": ("huizhi.discrepancy:discrepancy", "Work on what reconciling found."),
@@ -58,7 +60,7 @@ COMMANDS = {
 
 # What `huizhi --help` shows together.
 THEMES = {
-    "Set up": ("init", "check-config", "completion", "migrate", "token"),
+    "Set up": ("init", "check-config", "doctor", "completion", "migrate", "token"),
     "Run": ("serve", "receiver", "reconciler", "backup", "restore"),
     "Send and receive": (
         "send",
@@ -73,7 +75,7 @@ THEMES = {
         "password",
         "segments",
     ),
-    "Keep watch": ("alarms", "suspects", "arrivals", "drift", "callback"),
+    "Keep watch": ("alarms", "alerts", "suspects", "arrivals", "drift", "callback"),
     "Check the bill": ("statement", "reconcile", "discrepancy", "credit", "audit"),
     "Forget": ("retention", "erase"),
     "Prove it": ("evidence", "chain", "actions"),

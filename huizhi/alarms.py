@@ -19,9 +19,12 @@ _SHOWN = ("account", "kind", "since", "last_seen_at", "ended_at", "words")
 @click.option("--ended", is_flag=True, help="Those that are over too.")
 @output_option(*OUTPUTS)
 def alarms(account: str | None, kind: str | None, ended: bool, output: str) -> int:
-    """List alarms, the newest first: silence, suspect reports, changed documents."""
+    """List alarms, the newest first: what is wrong now, or with --ended what was.
+
+    Those without an account are of the machine and its jobs.
+    """
     settings = cli_config.settings()
-    accounts = names_of(settings, account)
+    accounts = [*names_of(settings, account), *([] if account else [kinds.HOUSE])]
 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:

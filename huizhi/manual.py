@@ -69,6 +69,15 @@ MANUAL = {
         exits={0: "the settings and the secrets that they name are in order"},
         environment=_SECRETS,
     ),
+    "doctor": Page(
+        examples=(
+            "huizhi doctor",
+            "huizhi doctor --account think-main",
+            "huizhi doctor --offline --output json",
+        ),
+        exits={0: "nothing failed; there may be warnings", 1: "something failed"},
+        environment=_SECRETS,
+    ),
     "completion": Page(
         examples=(
             "huizhi completion bash > ~/.local/share/bash-completion/completions/huizhi",
@@ -197,6 +206,19 @@ MANUAL = {
     "alarms": Page(
         examples=("huizhi alarms", "huizhi alarms --account think-main --ended --output json"),
         exits={0: "listed, also where there is none"},
+    ),
+    "alerts test": Page(
+        examples=("huizhi alerts test", "huizhi alerts test --channel ops --output json"),
+        exits={
+            0: "every channel took the message",
+            1: "one did not: the table says which, and why",
+        },
+        environment=_SECRETS,
+    ),
+    "alerts list": Page(
+        examples=("huizhi alerts list", "huizhi alerts list --output json"),
+        exits={0: "listed, also where there is none"},
+        environment=_SECRETS,
     ),
     "suspects list": Page(
         examples=(

@@ -12,10 +12,13 @@ from uuid import uuid4
 import structlog
 
 from runtime.queries import QUERIES
+from runtime.settings import ALARM_KINDS
 
 log = structlog.get_logger()
 
-KINDS = ("silence", "loss", "suspects", "clock", "drift")
+KINDS = ALARM_KINDS
+# The account of what is of no account: the machine, its jobs.
+HOUSE = ""
 
 
 async def raise_(

@@ -1221,7 +1221,7 @@ async def list_alarms(
         state,
         lambda connection, cursor, limit: reading.alarms(
             connection,
-            _accounts(state, account),
+            [*_accounts(state, account), *([] if account else [alarms.HOUSE])],
             kind=kind,
             ended=ended,
             cursor=cursor,
@@ -1714,17 +1714,20 @@ async def _show_balances(state: State) -> None:
 
 
 async def _show_watch(state: State) -> None:
-    """Set the gauges of what waits to be confirmed, and of alarms."""
+    """Set the gauges of what waits to be confirmed or understood, and of alarms."""
     accounts = sorted(state.settings.accounts)
     try:
         async with asyncio.timeout(2), state.pool.acquire() as connection:
             waiting = await connection.fetch(QUERIES["count_suspects"], accounts)
-            known = await connection.fetch(QUERIES["alarm_states"], accounts)
+            known = await connection.fetch(QUERIES["alarm_states"], [*accounts, alarms.HOUSE])
+            weighed = await connection.fetch(QUERIES["count_quarantine"], accounts)
     except DATABASE_ERRORS:
         return  # the gauges keep what they had; the rest is shown
     counts = {row["account"]: row["waiting"] for row in waiting}
     for account in accounts:
         metrics.SUSPECTS_WAITING.labels(account).set(counts.get(account, 0))
+    for row in weighed:
+        metrics.QUARANTINED.labels(row["account"]).set(row["waiting"])
     for row in known:
         metrics.ALARM.labels(row["account"], row["kind"]).set(row["stands"])
 

@@ -10,13 +10,13 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -25,7 +25,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from gateways.errors import GatewayError
 from gateways.gateway import Call
 from gateways.http import open_client
-from reconciler import arrivals, chain, drift, retention, suspects
+from reconciler import alerts, arrivals, chain, drift, retention, suspects, watching
 from reconciler import lease as leases
 from reconciler.balances import poll_balance
 from reconciler.lease import Lease
@@ -56,6 +56,9 @@ SUSPECTS_SECONDS = 60.0
 SILENCE_SECONDS = 60.0
 ARRIVALS_SECONDS = 3600.0
 DRIFT_SECONDS = 60.0
+WATCH_SECONDS = 60.0
+BUDGET_SECONDS = 3600.0
+ALERTS_SECONDS = 10.0
 RETENTION_SECONDS = 3600.0
 RESOLVE_SECONDS = 10.0
 # A job that runs less often is looked at as often: to be taken up soon after its holder died.
@@ -339,6 +342,34 @@ def jobs_of(settings: Settings, asking: Mapping[str, Caller]) -> list[Job]:
             work=lambda lease: _read_documents(settings, lease),
         ),
     ]
+    begun = datetime.now(UTC)
+    jobs.append(
+        Job(
+            name="watch",
+            account="",
+            every_seconds=WATCH_SECONDS,
+            work=lambda lease: _watch(settings, lease.pool, _pauses(jobs), begun),
+        )
+    )
+    if settings.alerts:
+        jobs.append(
+            Job(
+                name="alerts",
+                account="",
+                every_seconds=ALERTS_SECONDS,
+                work=lambda lease: _tell(settings, lease),
+            )
+        )
+    jobs += [
+        Job(
+            name="budget",
+            account=name,
+            every_seconds=BUDGET_SECONDS,
+            work=partial(_watch_budget, account),
+        )
+        for name, account in settings.accounts.items()
+        if account.monthly_budget is not None
+    ]
     jobs += [
         Job(
             name="retention",
@@ -363,6 +394,17 @@ def jobs_of(settings: Settings, asking: Mapping[str, Caller]) -> list[Job]:
                 )
             )
     return jobs
+
+
+def _pauses(jobs: Sequence[Job]) -> dict[tuple[str, str], float]:
+    return {(job.name, job.account): job.every_seconds for job in jobs}
+
+
+def pauses_of(settings: Settings) -> dict[tuple[str, str], float]:
+    """Return the seconds between two runs of each job, by its name and account."""
+    # Nobody is called: without a pool and a client there is no way to.
+    asking = callers(settings, None, cast(Any, None), recorder="")
+    return _pauses(jobs_of(settings, asking))
 
 
 def _works(caller: Caller, folder: Path, *, all_now: bool) -> list[tuple[str, float, Work]]:
@@ -462,6 +504,23 @@ async def _watch_silence(settings: Settings, pool: Any) -> Done:
 
 async def _read_documents(settings: Settings, lease: Lease) -> Done:
     await drift.read(settings.accounts, lease, now=datetime.now(UTC))
+    return Done()
+
+
+async def _watch(
+    settings: Settings, pool: Any, pauses: Mapping[tuple[str, str], float], since: datetime
+) -> Done:
+    await watching.watch(pool, settings, pauses, since=since, now=datetime.now(UTC))
+    return Done()
+
+
+async def _watch_budget(account: AccountSettings, lease: Lease) -> Done:
+    await watching.watch_budget(lease.pool, account, now=datetime.now(UTC))
+    return Done()
+
+
+async def _tell(settings: Settings, lease: Lease) -> Done:
+    await alerts.tell(settings, lease, now=datetime.now(UTC))
     return Done()
 
 

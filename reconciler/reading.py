@@ -852,6 +852,7 @@ async def alarms(
         lambda row: {
             **{name: row[name] for name in ALARM_COLUMNS},
             "id": str(row["id"]),
+            "account": row["account"] or None,
             **{name: rfc3339(row[name]) for name in times},
         },
         lambda row: cursor_of(row["since"], row["id"]),

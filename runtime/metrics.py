@@ -104,6 +104,17 @@ ALARM = Gauge(
     ["account", "kind"],
     multiprocess_mode="mostrecent",
 )
+QUARANTINED = Gauge(
+    "huizhi_quarantined",
+    "Records that were not understood, or not wholly",
+    ["account"],
+    multiprocess_mode="mostrecent",
+)
+ALERTS = Counter(
+    "huizhi_alerts_total",
+    "Messages to people about alarms, by what became of them",
+    ["channel", "outcome"],  # sent, failed
+)
 DRIFT = Counter(
     "huizhi_drift_total",
     "What was new in vendors' documents",
@@ -256,6 +267,15 @@ def served(folder: str, host: str, port: int) -> Iterator[int]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def value_of(name: str, folder: str | None) -> float | None:
+    """Return the value of a metric without labels, of all processes sharing `folder` if given."""
+    if folder is None:
+        return REGISTRY.get_sample_value(name)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+    return registry.get_sample_value(name)
 
 
 def forget(pid: int, folder: str | None) -> None:

@@ -34,6 +34,23 @@ FILE_VARIABLE = "HUIZHI_CONFIG"
 DATABASE_VARIABLE = "DATABASE_URL"
 DEFAULT_FILE = "huizhi.toml"
 GATEWAY_NAMES = ("thinkapi", "thinksms", "onecloudsp", "itniotech", "deepfinch")
+ALARM_KINDS = (
+    "silence",
+    "loss",
+    "suspects",
+    "clock",
+    "drift",
+    "quarantine",
+    "lost",
+    "job",
+    "balance",
+    "budget",
+    "spool",
+    "disk",
+    "channel",
+)
+# What people are told of besides alarms.
+NEWS_KINDS = ("review",)
 STATEMENT_COLUMNS = ("vendor_message_id", "phone", "segments", "amount", "sent_at", "status")
 
 T = TypeVar("T")
@@ -53,6 +70,8 @@ _HIDDEN_TEXT = 'text, { env = "NAME" } or { file = "path" }'
 _NETWORKS = 'a list of networks such as ["203.0.113.0/24"]'
 _ZONE = 'a time zone such as "Asia/Shanghai"'
 _PRICE = 'decimal text such as "0.035"'
+_AMOUNT = 'decimal text such as "1000"'
+_CHANNEL = 'an address such as "dingtalk://token", as docs/alerts.md says'
 
 Text = Annotated[str, Meta(min_length=1, description="text")]
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
@@ -60,6 +79,7 @@ Count = Annotated[int, Meta(ge=1, description="an integer of at least 1")]
 Rate = Annotated[float, Meta(gt=0, le=100_000, description="a number above 0")]
 Zone = Annotated[ZoneInfo, Meta(description=_ZONE)]
 Encoding = Literal["utf-8", "gb18030", "big5"]
+Amount = Annotated[str, Meta(pattern=r"^\d{1,12}(\.\d{1,9})?$", description=_AMOUNT)]
 Delimiter = Literal[",", "\t", ";", "|"]
 
 
@@ -133,6 +153,24 @@ class RetentionSettings(_Table, frozen=True, kw_only=True):
     pseudonym_key: Annotated[Secret, Meta(description=_HIDDEN_TEXT)] | None = None
 
 
+class Channel(_Table, frozen=True, kw_only=True):
+    """One way to people: an address as Apprise has them, and what is told there.
+
+    No `kinds`: all; no `accounts`: all, and what is of no account. What still stands is told again
+    after `repeat_hours`.
+    """
+
+    url: Annotated[Secret, Meta(description=_HIDDEN_TEXT)]
+    kinds: Annotated[
+        tuple[str, ...], Meta(description=f"a list of {', '.join((*ALARM_KINDS, *NEWS_KINDS))}")
+    ] = ()
+    accounts: Annotated[tuple[str, ...], Meta(description="a list of accounts")] = ()
+    language: Literal["en", "zh"] = "en"
+    repeat_hours: Annotated[float, Meta(gt=0, le=8760, description="a number of hours above 0")] = (
+        24
+    )
+
+
 Days = Annotated[int, Meta(ge=1, le=36_500, description="a number of days of at least 1")]
 
 
@@ -183,6 +221,11 @@ class _Account(_Table, frozen=True, kw_only=True):
     callbacks_per_second: Rate | None = None
     segment_rule: Rule | None = None
     segment_unit: Unit | None = None
+    monthly_budget: Amount | None = None
+    low_balance: Amount | None = None
+    low_balance_days: Annotated[
+        float, Meta(ge=0, le=365, description="a number of days of at least 0")
+    ] = 3
     retention: Retention = Retention()
     tariffs: Annotated[list[dict[str, Any]], Meta(description="tables headed [[….tariffs]]")] = (
         msgspec.field(default_factory=list)
@@ -194,6 +237,8 @@ class AccountSettings(Struct, frozen=True, kw_only=True):
 
     Pushes from outside `known_networks` (none: from anywhere) wait to be confirmed, as do all with
     `confirm_pushes`; a vendor's time may be off by `clock_slack_seconds`.
+    Past `monthly_budget`, below `low_balance` of any kind, or with less than `low_balance_days` left,
+    there is an alarm.
     `rule` and `unit` are how segments are counted: as the settings say, or else the gateway.
     """
 
@@ -211,6 +256,9 @@ class AccountSettings(Struct, frozen=True, kw_only=True):
     rule: Rule
     unit: Unit
     tariffs: tuple[Tariff, ...]
+    monthly_budget: Decimal | None = None
+    low_balance: Decimal | None = None
+    low_balance_days: float = 3
     retention: Retention = Retention()
 
     def tariff_on(self, day: date) -> Tariff | None:
@@ -258,6 +306,9 @@ class _File(_Table, frozen=True, kw_only=True):
     retention: RetentionSettings = RetentionSettings()
     logs: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    alerts: Annotated[dict[str, Any], Meta(description="tables headed [alerts.NAME]")] = (
+        msgspec.field(default_factory=dict)
+    )
     accounts: Annotated[dict[str, Any], Meta(description="tables headed [accounts.NAME]")] = (
         msgspec.field(default_factory=dict)
     )
@@ -284,6 +335,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     retention: RetentionSettings = RetentionSettings()
     logs: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    alerts: Mapping[str, Channel] = msgspec.field(default_factory=dict)
 
 
 def load(path: Path | None = None, env: Mapping[str, str] = os.environ) -> Settings:
@@ -401,6 +453,10 @@ class _Reader:
             statements={
                 name: self.statement(name, table) for name, table in read.statements.items()
             },
+            alerts={
+                name: self.channel(name, table, read.accounts)
+                for name, table in read.alerts.items()
+            },
             secrets=tuple(self.secrets),
             retention=read.retention,
             logs=read.logs,
@@ -460,6 +516,9 @@ class _Reader:
             rule=read.segment_rule or gateway.rule(account),
             unit=read.segment_unit or gateway.unit,
             tariffs=self.tariffs(f"{at}.tariffs", read.tariffs),
+            monthly_budget=_decimal(read.monthly_budget),
+            low_balance=_decimal(read.low_balance),
+            low_balance_days=read.low_balance_days,
             retention=self.retention(f"{at}.retention", read),
         )
 
@@ -482,6 +541,26 @@ class _Reader:
                     f"{got}expected at most numbers_days, {kept.numbers_days}, since numbers stand in them",
                 )
         return kept
+
+    def channel(self, name: str, table: Any, accounts: Mapping[str, Any]) -> Channel:
+        at = f"alerts.{_key(name)}"
+        if not _ACCOUNT.fullmatch(name):
+            raise self.wrong(
+                at, "expected a name of at most 64 lower-case letters, digits and hyphens"
+            )
+        self.expect(at, table, dict, "a table headed [alerts.NAME]")
+        read = self.convert(at, table, Channel)
+        if not _CHANNELS.match(read.url.reveal()):
+            raise self.wrong(f"{at}.url", f"expected {_CHANNEL}")
+        for key, given, there in (
+            ("kinds", read.kinds, (*ALARM_KINDS, *NEWS_KINDS)),
+            ("accounts", read.accounts, tuple(accounts)),
+        ):
+            for index, one in enumerate(given):
+                if one not in there:
+                    expected = ", ".join(there) or "none: there is no account"
+                    raise self.wrong(f"{at}.{key}[{index}]", f"expected one of {expected}")
+        return read
 
     def gateway(self, at: str, table: Mapping[str, Any]) -> Gateway:
         name = table.get("gateway")
@@ -607,6 +686,7 @@ class _Reader:
 
 
 _ACCOUNT = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_CHANNELS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S")
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 _PRICES = re.compile(r"\d{1,9}(\.\d{1,9})?")
 _OURS = "huizhi: "  # marks what `special` says itself among what msgspec says
@@ -628,6 +708,10 @@ _TYPES: dict[Any, str] = {
     bool: "true or false",
     Secret: _HIDDEN_TEXT,
 }
+
+
+def _decimal(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
 
 
 def _loopback(host: str) -> bool:

@@ -89,6 +89,7 @@ def _setting_keys() -> Iterator[tuple[str, str]]:
         "`[retention]`": settings.RetentionSettings,
         "`[logs]`": settings.LogSettings,
         "`[telemetry]`": settings.TelemetrySettings,
+        "`[alerts.NAME]`": settings.Channel,
         "`[accounts.NAME]`": settings._Account,
         "`[accounts.NAME.retention]`": settings.Retention,
         "`[[accounts.NAME.tariffs]]`": settings.Tariff,
@@ -99,6 +100,7 @@ def _setting_keys() -> Iterator[tuple[str, str]]:
             top = heading == "At the top"
             if top and f"`[{field.encode_name}]`" in tables | {
                 "`[accounts]`": 0,
+                "`[alerts]`": 0,
                 "`[statements]`": 0,
             }:
                 continue
@@ -282,6 +284,7 @@ _READING = {
     *(
         "init",
         "check-config",
+        "doctor",
         "completion",
         "migrate",
         "serve",
@@ -294,6 +297,7 @@ _READING = {
     *("discrepancy list", "discrepancy show", "discrepancy ageing", "sign list", "template list"),
     *("audit", "segments", "token list", "actions", "suspects list", "alarms", "arrivals", "drift"),
     *("callback show", "restore"),  # before there is a record of what operators do
+    *("alerts test", "alerts list"),
 }
 
 

@@ -10,6 +10,7 @@ from litestar import Request, Response, get
 from litestar.datastructures import State
 
 from reconciler import reading
+from reconciler.alarms import HOUSE
 from reconciler.dashboard.pages import (
     account_asked,
     accounts_of,
@@ -20,6 +21,7 @@ from reconciler.dashboard.pages import (
 )
 from reconciler.match import money
 from reconciler.periods import day_start
+from reconciler.watching import burn_of
 from runtime.queries import QUERIES
 from runtime.settings import Settings
 
@@ -34,7 +36,6 @@ _BURN_DAYS = 7
 _WATCHED_DAYS = 7
 _SILENT_SECONDS = 1800
 _BUSY = 20  # messages in an hour: fewer may well have no push in half an hour
-_FAILING = 3
 # Where to look for each kind of alarm (reconciler.alarms).
 _PLACES = {
     "silence": "/callbacks",
@@ -42,7 +43,16 @@ _PLACES = {
     "suspects": "/suspects",
     "clock": "/suspects",
     "drift": "/callbacks",
+    "quarantine": "/callbacks?state=quarantined",
+    "lost": "/jobs",
+    "job": "/jobs",
+    "balance": "/",
+    "budget": "/reconciliation",
+    "spool": "/jobs",
+    "disk": "/jobs",
+    "channel": "/jobs",
 }
+_BAD = ("silence", "loss", "lost", "job", "balance", "budget", "disk")
 
 
 @get("/")
@@ -178,9 +188,7 @@ def _brief(seconds: int) -> str:
 
 
 def _balance(row: Any) -> dict[str, Any]:
-    length = (row["read_at"] - row["since"]).total_seconds() / 86_400
-    # Of less than an hour nobody can tell how a day goes.
-    burn = row["spent"] / Decimal(length) if length >= 1 / 24 else None
+    burn = burn_of(row)
     return {
         "kind": row["kind"],
         "currency": row["currency"],
@@ -195,15 +203,15 @@ async def alarms(connection: Any, settings: Settings, *, now: datetime) -> list[
     """Return what somebody should look at, each of a kind, with an address."""
     names = sorted(settings.accounts)
     standing = await reading.alarms(
-        connection, names, kind=None, ended=False, cursor=None, limit=reading.MAX_LIMIT
+        connection, [*names, HOUSE], kind=None, ended=False, cursor=None, limit=reading.MAX_LIMIT
     )
     found = [
         {
             **_alarm(
                 each["kind"],
-                "bad" if each["kind"] in ("silence", "loss") else "warn",
-                f"{_PLACES[each['kind']]}?account={each['account']}",
-                each["account"],
+                "bad" if each["kind"] in _BAD else "warn",
+                _place(each["kind"], each["account"]),
+                each["account"] or "Huizhi",
                 None,
                 datetime.fromisoformat(each["since"]),
             ),
@@ -230,20 +238,18 @@ async def alarms(connection: Any, settings: Settings, *, now: datetime) -> list[
             found.append(
                 _alarm("silence", "bad", f"/callbacks?account={name}", name, row["sent"], last)
             )
-        if row["lost"]:
-            found.append(_alarm("lost", "bad", "/jobs#pulls", name, row["lost"]))
-        if row["quarantined"]:
-            place = f"/callbacks?account={name}&state=quarantined"
-            found.append(_alarm("quarantine", "warn", place, name, row["quarantined"]))
         if row["orphans"]:
             found.append(
                 _alarm("orphans", "warn", f"/orphans?account={name}", name, row["orphans"])
             )
-    for job in (await reading.jobs(connection)).items:
-        if job["failures_in_row"] >= _FAILING:
-            about = job["account"] or job["job"]
-            found.append(_alarm("job", "bad", "/jobs", about, job["failures_in_row"]))
     return found
+
+
+def _place(kind: str, account: str | None) -> str:
+    place = _PLACES[kind]
+    if account is None:
+        return place
+    return f"{place}{'&' if '?' in place else '?'}account={account}"
 
 
 def _alarm(

@@ -93,8 +93,8 @@ GROUP BY b.account, b.kind
 ORDER BY b.account, b.kind;
 
 -- name: watched_accounts
--- Says of some accounts what an alarm is judged by: the last push since $2, what was sent since $3, and since $2
--- what is quarantined, reports on unknown messages, and lost read-once pages.
+-- Says of some accounts what to look at is judged by: the last push since $2, what was sent since $3, and since $2
+-- reports on unknown messages.
 SELECT
     a.account,
     (
@@ -111,19 +111,9 @@ SELECT
     ) AS sent,
     (
         SELECT count(*)
-        FROM quarantine AS q
-        WHERE q.account = a.account AND q.received_at >= $2
-    ) AS quarantined,
-    (
-        SELECT count(*)
         FROM reports AS o
         WHERE o.account = a.account AND o.orphan AND NOT o.alternate AND o.received_at >= $2
-    ) AS orphans,
-    (
-        SELECT count(*)
-        FROM pulls AS p
-        WHERE p.account = a.account AND p.state = 'lost' AND p.intended_at >= $2
-    ) AS lost
+    ) AS orphans
 FROM unnest($1::text[]) AS a (account)
 ORDER BY a.account;
 

@@ -14,7 +14,7 @@ from playwright.async_api import Page, expect
 
 from gateways.events import Parsed, Status
 from gateways.gateway import Account, Callback
-from reconciler import match, periods, statements
+from reconciler import alarms, match, periods, statements
 from reconciler.dashboard.words import Words
 from runtime.database import Database
 from runtime.identity import message_id
@@ -150,6 +150,8 @@ async def test_who_is_on_call_finds_the_fault_in_two_clicks(
     at = (NOW + timedelta(hours=8)).strftime("%Y-%m-%d %H:%M:%S")
     await push(pool, given, *(report(f"m-{n}", f"139001390{n:02}", 1, at) for n in range(20)))
     (bad,) = await push(pool, given, b'{"action": "raport", "sms": {}}')
+    async with pool.acquire() as connection:
+        await alarms.raise_(connection, "think", "quarantine", "one waits", {}, now=NOW)
     async with serving(database, given) as address, browsing(address, language) as page:
         await log_in(page)
         await page.clock.install()

@@ -59,6 +59,9 @@ LEFT = {
     "silence": "alarms",
     "drift": "positions",
     "retention": "purges",
+    "watch": "alarms",
+    "budget": "alarms",
+    "alerts": "alerts",
 }
 # What a vendor handed out once is kept by whoever read it.
 KEPT = {"records", "batches", "pulls"}
@@ -114,6 +117,8 @@ def _answers(box: Box) -> Any:
                 return told(InboundMessage(phone=PHONE, content="T", sent_at=NOW))
             case "list_sent":
                 return told()
+            case "alert":
+                return Answer(b"ok")
             case "query_balance":
                 return told(Balance(kind="balance", amount=Decimal(1)))
         return box.answer(path, params)
@@ -131,6 +136,10 @@ def _settings(folder: Path, url: str) -> Settings:
         lines += [f"[accounts.{name}]", f'gateway = "{gateway}"', f'base_url = "{place}"']
         lines += [f"credentials = {credentials}", "requests_per_second = 1000"]
         lines.append("retention = { bodies_days = 30 }")
+        if name == "api":
+            lines += ['monthly_budget = "0.01"', f"[[accounts.{name}.tariffs]]"]
+            lines += ["from = 2020-01-01", 'price = "1"', 'basis = "submitted"']
+    lines += ["[alerts.ops]", f'url = "{url.replace("http", "json")}/alert"']
     file = folder / "huizhi.toml"
     file.write_text("\n".join(lines), "utf-8")
     return load(file, env={})
@@ -174,6 +183,13 @@ async def _something_for_every_job(pool: Any, read: Settings, asking: dict[str, 
     await pool.execute(
         "INSERT INTO reviews (account, kind, vendor_id, status, next_poll_at)"
         " VALUES ('main', 'sign', '7', 'pending', now())"
+    )
+    # A page that was lost on the way.
+    await pool.execute(
+        "INSERT INTO pulls (id, account, call, token, asked_rows, state, intended_at, finished_at)"
+        " VALUES ($1, 'sms', 'pull_reports', 0, 10, 'lost', $2, $2)",
+        uuid4(),
+        AGO,
     )
     # A send whose sender died, and one of which nobody knows, but a report tells.
     for account, state_of_it in (("sms", "queued"), ("api", "indeterminate")):

@@ -47,6 +47,8 @@ LOCAL = {
     "migrations": "a row a migration",
     "even_outcomes": "a row for thousands of a run's messages",
     "alarms": "a row an alarm",
+    "alerts": "a row an alarm and channel",
+    "alert_channels": "a row a channel",
     "arrival_curves": "a row an account",
     "arrival_days": "a row an account and day",
     "document_features": "what a vendor's documents look like",
