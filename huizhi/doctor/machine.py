@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import msgspec
 
 from huizhi.doctor.finding import Finding, failed, ok, warning
 from receiver.spool import Spool
@@ -24,7 +25,7 @@ _OLD_SECONDS = 60.0
 _NEARLY_FULL = 0.8
 _ANSWER_SECONDS = 5.0
 _OK = 200
-_CANNOT_STORE = 503
+_READINESS = {(200, "ready"), (503, "cannot store"), (503, "database away")}
 
 
 def examine_machine(settings: Settings) -> Iterator[Finding]:
@@ -189,19 +190,28 @@ async def _port(name: str, host: str, port: int) -> Finding:
             f"what listens at {place} does not answer ({type(error).__name__})",
             f"see what it is; if it is the {name}, its log says more",
         )
-    if answer.status_code == _OK:
-        return ok(check, f"the {name} answers at {place}")
-    if answer.status_code == _CANNOT_STORE:
+    if _is_ours(answer):
+        if answer.status_code == _OK:
+            return ok(check, f"the {name} answers at {place}")
         return failed(
             check,
             f"the {name} at {place} says that it is not ready",
-            "bring the database back; a receiver then has no spool that takes anything either",
+            "bring the database back: what cannot be stored is turned away",
         )
     return failed(
         check,
         f"another program answers at {place}, with HTTP {answer.status_code}",
         f"stop it, or set another port for the {name}",
     )
+
+
+def _is_ours(answer: httpx.Response) -> bool:
+    """Tell a service of ours by the words in which it says whether it is ready."""
+    try:
+        said = msgspec.json.decode(answer.content)
+    except msgspec.DecodeError:
+        return False
+    return isinstance(said, dict) and (answer.status_code, said.get("status")) in _READINESS
 
 
 def _free(check: str, name: str, host: str, port: int) -> Finding:
