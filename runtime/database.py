@@ -19,7 +19,7 @@ from asyncpg import exceptions
 from gateways.gateway import Secret
 from runtime import DatabaseUnavailable, DatabaseUnusable, Problem, migrate
 from runtime.embedded import OLDEST_MAJOR, Embedded
-from runtime.queries import QUERIES
+from runtime.queries import CITUS, QUERIES
 from runtime.settings import Settings
 
 # What driver and server raise while the database is away, full, failing over, or undid a
@@ -143,7 +143,10 @@ class Database:
         }
 
     async def _prepare(self, connection: Any) -> None:
-        await connection.execute(QUERIES["lose_patience"])
+        if await connection.fetchval(QUERIES["lose_patience"]):
+            # A process has one database. One of several servers takes other words.
+            QUERIES.replace(CITUS)
+            await connection.execute(QUERIES["see_alike"])
         await connection.set_type_codec(
             "jsonb",
             schema="pg_catalog",

@@ -50,6 +50,12 @@ class Queries(Mapping[str, str]):
         self.about[name] = " ".join(sentence)
         self._texts[name] = body
 
+    def replace(self, others: Mapping[str, str]) -> None:
+        """From now on give the texts of `others` for their names; raises KeyError for a new name."""
+        for name, text in others.items():
+            self[name]
+            self._texts[name] = text
+
     def __getitem__(self, name: str) -> str:
         try:
             return self._texts[name]
@@ -66,3 +72,5 @@ class Queries(Mapping[str, str]):
 
 
 QUERIES = Queries(SQL / "queries")
+# What takes the place of some of them in a process whose database is a Citus cluster.
+CITUS = Queries(SQL / "citus")

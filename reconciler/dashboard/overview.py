@@ -109,9 +109,10 @@ async def days(
         elif row["status"] != "refused":
             status = "waiting" if row["status"] in _WAITING else row["status"]
             hours[row["account"]][row["hour"], status] += row["messages"]
-    sources: dict[str, dict[str, int]] = {name: {} for name in names}
-    for row in await connection.fetch(QUERIES["sources_of_day"], *spans, _LOOKED_AT):
-        sources[row["account"]][row["source"]] = row["messages"]
+    sources: dict[str, dict[str, int]] = {}
+    for name, (starts, ends) in zip(names, bounds, strict=True):
+        rows = await connection.fetch(QUERIES["sources_of_day"], name, starts, ends, _LOOKED_AT)
+        sources[name] = {row["source"]: row["messages"] for row in rows}
     balances: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     since = now - timedelta(days=_BURN_DAYS)
     for row in await connection.fetch(QUERIES["burn_of_balances"], list(names), since):

@@ -18,9 +18,9 @@ WITH counted AS (
     SELECT
         d.day,
         d.starts,
-        m.status,
-        m.messages,
-        m.segments
+        o.status,
+        count(*) AS messages,
+        sum(o.segments) AS segments
     -- Day by day, so that no message's day has to be worked out.
     FROM (
         SELECT
@@ -29,15 +29,9 @@ WITH counted AS (
             (s.day + interval '1 day') AT TIME ZONE $1::text AS ends
         FROM generate_series($2::date::timestamp, $3::date::timestamp, interval '1 day') AS s (day)
     ) AS d
-    CROSS JOIN LATERAL (
-        SELECT
-            o.status,
-            count(*) AS messages,
-            sum(o.segments) AS segments
-        FROM audit.sent_unmasked AS o
-        WHERE o.account = $4::text AND o.sent_at >= d.starts AND o.sent_at < d.ends
-        GROUP BY o.status
-    ) AS m
+    INNER JOIN audit.sent_unmasked AS o ON o.sent_at >= d.starts AND o.sent_at < d.ends
+    WHERE o.account = $4::text
+    GROUP BY d.day, d.starts, o.status
 ),
 
 priced AS (

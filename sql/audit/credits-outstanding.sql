@@ -12,20 +12,36 @@
 -- Column currency (text) 币种: the currency of the amounts | 金额的币种
 -- Note: a vendor credits in a later statement: give a period of several months | 厂商通常在以后的账单中退款，请给出跨多个月的账期
 
+WITH ended AS MATERIALIZED (
+    SELECT
+        r.first_day,
+        r.last_day,
+        r.statement_id,
+        r.difference_amount,
+        r.currency
+    FROM audit.runs AS r
+    WHERE r.account = $1::text AND r.first_day <= $2::date AND r.last_day >= $3::date AND r.newest
+),
+
+credited AS MATERIALIZED (
+    SELECT
+        l.statement_id,
+        -sum(l.amount) AS amount
+    FROM (SELECT DISTINCT e.statement_id FROM ended AS e) AS s
+    INNER JOIN lines AS l ON s.statement_id = l.statement_id
+    WHERE l.amount < 0
+    GROUP BY l.statement_id
+)
+
 SELECT
     $1::text AS account,
     r.first_day,
     r.last_day,
-    r.difference_amount + c.credited AS overbilled,
-    c.credited,
+    r.difference_amount + coalesce(c.amount, 0) AS overbilled,
+    coalesce(c.amount, 0) AS credited,
     sum(r.difference_amount) OVER (ORDER BY r.first_day, r.last_day) AS outstanding,
     r.currency
-FROM audit.runs AS r
-CROSS JOIN LATERAL (
-    SELECT coalesce(-sum(l.amount), 0) AS credited
-    FROM lines AS l
-    WHERE l.statement_id = r.statement_id AND l.amount < 0
-) AS c
-WHERE r.account = $1::text AND r.first_day <= $2::date AND r.last_day >= $3::date AND r.newest
+FROM ended AS r
+LEFT JOIN credited AS c ON r.statement_id = c.statement_id
 ORDER BY r.first_day, r.last_day
 LIMIT $4::bigint;

@@ -17,68 +17,71 @@
 -- Column lines_gone (integer) 消失行: lines of the version before that this one has not, or has otherwise; empty for the first | 上一版本有而本版没有或不同的行数；首版为空
 -- Note: of statements that share a day with the period | 取与账期有重叠日期的账单
 
+WITH versions AS MATERIALIZED (
+    SELECT
+        s.id,
+        s.first_day,
+        s.last_day,
+        s.version,
+        s.file_name,
+        s.imported_at,
+        s.lines,
+        s.segments,
+        s.amount,
+        p.id AS before_id,
+        p.amount AS amount_before
+    FROM statements AS s
+    LEFT JOIN statements AS p
+        ON
+            s.account = p.account
+            AND s.first_day = p.first_day
+            AND s.last_day = p.last_day
+            AND s.version = p.version + 1
+    WHERE s.account = $1::text AND s.first_day <= $2::date AND s.last_day >= $3::date
+),
+
+sides AS MATERIALIZED (
+    SELECT
+        v.id,
+        t.statement_id,
+        t.lines
+    FROM versions AS v
+    CROSS JOIN LATERAL (VALUES (v.id, 1), (v.before_id, -1)) AS t (statement_id, lines)
+    WHERE v.before_id IS NOT NULL
+),
+
+changed AS MATERIALIZED (
+    SELECT
+        t.id,
+        sum(t.lines) AS lines
+    FROM sides AS t
+    INNER JOIN lines AS l ON t.statement_id = l.statement_id
+    GROUP BY t.id, l.vendor_message_id, l.phone, l.segments, l.amount
+),
+
+counted AS (
+    SELECT
+        c.id,
+        sum(greatest(c.lines, 0))::bigint AS added,
+        sum(greatest(-c.lines, 0))::bigint AS gone
+    FROM changed AS c
+    GROUP BY c.id
+)
+
 SELECT
     $1::text AS account,
-    s.first_day,
-    s.last_day,
-    s.version,
-    s.file_name,
-    s.imported_at,
-    s.lines,
-    s.segments,
-    s.amount,
-    s.amount - p.amount AS amount_change,
-    CASE
-        WHEN p.id IS NOT NULL THEN (
-            SELECT count(*)
-            FROM (
-                SELECT
-                    l.vendor_message_id,
-                    l.phone,
-                    l.segments,
-                    l.amount
-                FROM lines AS l
-                WHERE l.statement_id = s.id
-                EXCEPT ALL
-                SELECT
-                    l.vendor_message_id,
-                    l.phone,
-                    l.segments,
-                    l.amount
-                FROM lines AS l
-                WHERE l.statement_id = p.id
-            ) AS added
-        )
-    END AS lines_added,
-    CASE
-        WHEN p.id IS NOT NULL THEN (
-            SELECT count(*)
-            FROM (
-                SELECT
-                    l.vendor_message_id,
-                    l.phone,
-                    l.segments,
-                    l.amount
-                FROM lines AS l
-                WHERE l.statement_id = p.id
-                EXCEPT ALL
-                SELECT
-                    l.vendor_message_id,
-                    l.phone,
-                    l.segments,
-                    l.amount
-                FROM lines AS l
-                WHERE l.statement_id = s.id
-            ) AS gone
-        )
-    END AS lines_gone
-FROM statements AS s
-LEFT JOIN statements AS p
-    ON
-        s.account = p.account
-        AND s.first_day = p.first_day
-        AND s.last_day = p.last_day
-        AND s.version = p.version + 1
-WHERE s.account = $1::text AND s.first_day <= $2::date AND s.last_day >= $3::date
-ORDER BY s.first_day, s.last_day, s.version
+    v.first_day,
+    v.last_day,
+    v.version,
+    v.file_name,
+    v.imported_at,
+    v.lines,
+    v.segments,
+    v.amount,
+    v.amount - v.amount_before AS amount_change,
+    CASE WHEN v.before_id IS NOT NULL THEN coalesce(c.added, 0) END AS lines_added,
+    CASE WHEN v.before_id IS NOT NULL THEN coalesce(c.gone, 0) END AS lines_gone
+FROM versions AS v
+LEFT JOIN counted AS c ON v.id = c.id
+ORDER BY v.first_day, v.last_day, v.version
 LIMIT $4::bigint;

@@ -27,3 +27,21 @@ SELECT create_distributed_table('records', 'digest', colocate_with => 'none');
 SELECT create_distributed_table('quarantine', 'digest', colocate_with => 'records');
 SELECT create_distributed_table('late_records', 'digest', colocate_with => 'records');
 SELECT create_distributed_table('chain_entries', 'key', colocate_with => 'records');
+
+-- What the views of the schema "audit" look up and call, everywhere.
+SELECT create_reference_table('audit.prefixes');
+SELECT create_distributed_function('audit.masked(text)');
+SELECT create_distributed_function('audit.redacted(text)');
+SELECT create_distributed_function('audit.charged(text, text)');
+
+-- On a cluster a number that a table gives itself is taken by who inserts, and not by the table.
+DO $$
+DECLARE
+    taken text;
+BEGIN
+    FOREACH taken IN ARRAY ARRAY['huizhi_receiver', 'huizhi_reconciler'] LOOP
+        IF EXISTS (SELECT FROM pg_roles WHERE rolname = taken) THEN
+            EXECUTE format('GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO %I', taken);
+        END IF;
+    END LOOP;
+END $$;

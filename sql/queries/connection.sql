@@ -3,11 +3,18 @@
 -- name: lose_patience
 -- Has the server end a transaction that says nothing for half a minute, and a connection whose other end has
 -- been silent for a minute: locks must not outlive a client that hangs, or that a broken network took away.
+-- Returns whether this is a Citus cluster.
 SELECT
+    EXISTS (SELECT 1 FROM pg_extension AS e WHERE e.extname = 'citus') AS citus,
     set_config('idle_in_transaction_session_timeout', '30s', false),
     set_config('tcp_keepalives_idle', '30', false),
     set_config('tcp_keepalives_interval', '10', false),
     set_config('tcp_keepalives_count', '3', false);
+
+-- name: see_alike
+-- Has Citus keep to one connection to each server, so that all statements of a transaction see that server at one
+-- time, and lock its rows one shard after the other.
+SELECT set_config('citus.max_adaptive_executor_pool_size', '1', false);
 
 -- name: think_long
 -- Lets this transaction pause for as long as packing evidence, or a reader of a large export, takes. Only for

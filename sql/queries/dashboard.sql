@@ -38,21 +38,19 @@ WHERE seconds IS NOT NULL
 GROUP BY account, seconds;
 
 -- name: sources_of_day
--- Counts by which way the first final report came, over each account's newest $4 messages of a day that have one.
+-- Counts by which way the first final report came, over an account's newest $4 messages of a day that have one.
 SELECT
-    a.account,
     s.source,
     count(*) AS messages
-FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) AS a (account, starts, ends)
-CROSS JOIN LATERAL (
+FROM (
     SELECT
         c.shard,
         c.id
     FROM messages AS c
     WHERE
-        c.account = a.account
-        AND c.sent_at >= a.starts
-        AND c.sent_at < a.ends
+        c.account = $1
+        AND c.sent_at >= $2
+        AND c.sent_at < $3
         AND c.status IN ('delivered', 'failed')
     ORDER BY c.sent_at DESC
     LIMIT $4
@@ -64,7 +62,7 @@ CROSS JOIN LATERAL (
     ORDER BY r.received_at, r.fingerprint
     LIMIT 1
 ) AS s
-GROUP BY a.account, s.source;
+GROUP BY s.source;
 
 -- name: burn_of_balances
 -- Says what some accounts have left of each kind, and what they spent since $2: falls only, so that a payment in

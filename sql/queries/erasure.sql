@@ -269,21 +269,21 @@ sent AS (
 followed AS (
     UPDATE cases
     SET note = replace(note, $1, $2), owner = replace(owner, $1, $2), phone = replace(phone, $1, $2)
-    WHERE position($1 IN concat_ws(' ', note, owner, phone)) > 0
+    WHERE position($1 IN note) > 0 OR position($1 IN owner) > 0 OR position($1 IN phone) > 0
     RETURNING 1
 ),
 
 changed AS (
     UPDATE case_changes
     SET note = replace(note, $1, $2), owner = replace(owner, $1, $2)
-    WHERE position($1 IN concat_ws(' ', note, owner)) > 0
+    WHERE position($1 IN note) > 0 OR position($1 IN owner) > 0
     RETURNING 1
 ),
 
 credited AS (
     UPDATE credit_lines
     SET phone = replace(phone, $1, $2), reason = replace(reason, $1, $2), number = replace(number, $1, $2)
-    WHERE position($1 IN concat_ws(' ', phone, reason, number)) > 0
+    WHERE position($1 IN phone) > 0 OR position($1 IN reason) > 0 OR position($1 IN number) > 0
     RETURNING 1
 ),
 

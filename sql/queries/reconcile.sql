@@ -128,7 +128,7 @@ WITH sides AS (
         NULL,
         NULL,
         NULL,
-        count(*) OVER (PARTITION BY l.line) > 1,
+        count(*) OVER (PARTITION BY l.shard, l.line) > 1,
         l.segments,
         l.amount,
         NULL
@@ -139,7 +139,7 @@ WITH sides AS (
             AND m.account = $1
             AND l.vendor_message_id = m.vendor_message_id
             AND m.status NOT IN ('submitting', 'indeterminate', 'refused')
-    WHERE $11::boolean AND l.statement_id = $4 AND l.message_id IS NULL
+    WHERE l.statement_id = ANY(CASE WHEN $11::boolean THEN ARRAY[$4::uuid] ELSE '{}' END) AND l.message_id IS NULL
     UNION ALL
     SELECT
         r.shard,
@@ -320,7 +320,7 @@ WITH bound AS (
             AND l.vendor_message_id = m.vendor_message_id
             AND m.status NOT IN ('submitting', 'indeterminate', 'refused')
     INNER JOIN run_weighed AS w ON l.shard = w.shard AND coalesce(m.id, md5(l.vendor_message_id)::uuid) = w.key
-    WHERE $10::boolean AND l.statement_id = $1 AND l.message_id IS NULL
+    WHERE l.statement_id = ANY(CASE WHEN $10::boolean THEN ARRAY[$1::uuid] ELSE '{}' END) AND l.message_id IS NULL
 ),
 
 numbered AS (

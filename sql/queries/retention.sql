@@ -532,20 +532,32 @@ WHERE id = ANY($1::uuid[]);
 -- name: kept_lines
 -- Says what a statement's lines come to, and whether a purge names it.
 SELECT
-    count(*) AS lines,
-    coalesce(sum(l.segments), 0)::bigint AS segments,
-    EXISTS (SELECT 1 FROM purges AS p WHERE $1::uuid = ANY(p.touched)) AS purged
-FROM lines AS l
-WHERE l.statement_id = $1;
+    k.lines,
+    k.segments,
+    p.purged
+FROM (
+    SELECT
+        count(*) AS lines,
+        coalesce(sum(l.segments), 0)::bigint AS segments
+    FROM lines AS l
+    WHERE l.statement_id = $1
+) AS k
+CROSS JOIN (SELECT EXISTS (SELECT 1 FROM purges AS p WHERE $1::uuid = ANY(p.touched)) AS purged) AS p;
 
 -- name: kept_discrepancies
 -- Says what a run's discrepancies come to, and whether a purge names it.
 SELECT
-    coalesce(sum(d.segments), 0)::bigint AS segments,
-    coalesce(sum(d.amount), 0) AS amount,
-    EXISTS (SELECT 1 FROM purges AS p WHERE $1::uuid = ANY(p.touched)) AS purged
-FROM discrepancies AS d
-WHERE d.run_id = $1;
+    k.segments,
+    k.amount,
+    p.purged
+FROM (
+    SELECT
+        coalesce(sum(d.segments), 0)::bigint AS segments,
+        coalesce(sum(d.amount), 0) AS amount
+    FROM discrepancies AS d
+    WHERE d.run_id = $1
+) AS k
+CROSS JOIN (SELECT EXISTS (SELECT 1 FROM purges AS p WHERE $1::uuid = ANY(p.touched)) AS purged) AS p;
 
 -- name: purged_since
 -- Says which of a run and its statement had numbers purged.

@@ -160,7 +160,7 @@ async def test_a_day_is_found_by_its_index(database: Database) -> None:
         await _fill(connection)
         for name, arguments in (
             ("day_of_messages", (["think"], [day], [day + timedelta(minutes=10)])),
-            ("sources_of_day", (["think"], [day], [day + timedelta(days=1)], 500)),
+            ("sources_of_day", ("think", day, day + timedelta(days=1), 500)),
             ("watched_accounts", (["think"], day, day + timedelta(hours=13))),
         ):
             plan = "\n".join(

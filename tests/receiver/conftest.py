@@ -5,33 +5,19 @@ import hashlib
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
-import asyncpg
+import databases
 import pytest
 from receivers import SETTINGS, Receiver, free_port
 
-from gateways.gateway import Secret
 from runtime.database import Database
 
 
 @pytest.fixture(scope="module")
 def shared(postgres: str, template: str) -> Iterator[Database]:
     """A migrated database that the tests of a module share, as they share its receiver."""
-    name = f"huizhi_test_{uuid.uuid4().hex[:12]}"
-
-    async def execute(statement: str) -> None:
-        connection = await asyncpg.connect(postgres)
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    asyncio.run(execute(f"CREATE DATABASE {name} TEMPLATE {template}"))
-    parts = urlsplit(postgres)
-    dsn = f"{parts.scheme}://{parts.netloc}/{name}?{parts.query}".rstrip("?")
-    yield Database(dsn=Secret(dsn), name="huizhi test")
-    asyncio.run(execute(f"DROP DATABASE {name} WITH (FORCE)"))
+    with databases.copied(postgres, template) as copy:
+        yield copy
 
 
 @pytest.fixture(scope="module")

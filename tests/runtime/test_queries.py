@@ -28,6 +28,17 @@ def test_unknown_name_says_what_there_is(tmp_path: Path) -> None:
         Queries(tmp_path)["won"]
 
 
+def test_other_texts_take_the_place_of_those_of_their_names(tmp_path: Path) -> None:
+    (tmp_path / "a.sql").write_text(
+        "-- name: one\n-- One.\nSELECT 1\n-- name: two\n-- Two.\nSELECT 2"
+    )
+    queries = Queries(tmp_path)
+    queries.replace({"two": "SELECT 1 + 1"})
+    assert dict(queries) == {"one": "SELECT 1", "two": "SELECT 1 + 1"}
+    with pytest.raises(KeyError, match="no query 'three'"):
+        queries.replace({"three": "SELECT 3"})
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

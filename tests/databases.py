@@ -1,0 +1,112 @@
+"""Databases for tests: on one server, or on all servers of a Citus cluster at once."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+from pglast import split
+
+from gateways.gateway import Secret
+from runtime.database import Database
+from runtime.queries import SQL
+
+CITUS = os.environ.get("TEST_CITUS_URL")
+
+
+@contextmanager
+def copied(postgres: str, template: str) -> Iterator[Database]:
+    """Make a copy of `template`, and drop it in the end."""
+    name = f"huizhi_test_{uuid.uuid4().hex[:12]}"
+    # On a cluster too: what Citus knows of a table names nodes and no databases.
+    asyncio.run(everywhere(postgres, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    yield database(postgres, name)
+    asyncio.run(dropped(postgres, name))
+
+
+def database(dsn: str, name: str) -> Database:
+    return Database(dsn=Secret(_named(dsn, name)), name="huizhi test")
+
+
+def _named(dsn: str, name: str) -> str:
+    """The DSN of another database on the same server."""
+    parts = urlsplit(dsn)
+    return f"{parts.scheme}://{parts.netloc}/{name}?{parts.query}".rstrip("?")
+
+
+async def execute(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def dropped(dsn: str, name: str) -> None:
+    """Drop a database wherever it is; on a cluster Citus would connect again, to look after it."""
+    await everywhere(dsn, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    await everywhere(dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _nodes(dsn: str) -> list[str]:
+    """The DSN of each server: the coordinator's, and on a cluster first those of its workers."""
+    if not CITUS:
+        return [dsn]
+    connection = await asyncpg.connect(dsn)
+    try:
+        rows = await connection.fetch(
+            "SELECT nodename, nodeport FROM pg_dist_node WHERE groupid > 0 ORDER BY nodeid"
+        )
+    finally:
+        await connection.close()
+    parts = urlsplit(dsn)
+    user = parts.netloc.rpartition("@")[0]
+    return [
+        *(f"{parts.scheme}://{user}@{host}:{port}{parts.path}" for host, port in rows),
+        dsn,
+    ]
+
+
+async def everywhere(dsn: str, statement: str) -> None:
+    """Run a statement on every server: Citus makes and drops no databases."""
+    await asyncio.gather(*(execute(node, statement) for node in await _nodes(dsn)))
+
+
+async def distribute(dsn: str, name: str) -> None:
+    """Distribute a migrated database, and have nobody connected to it, nor let again."""
+    *workers, _ = await _nodes(dsn)
+    for node in workers:
+        await execute(_named(node, name), "CREATE EXTENSION citus")
+    first = await asyncpg.connect(dsn)
+    try:
+        # Citus tells all nodes of the roles, which are all databases': not two runs of tests at once.
+        await first.execute("SELECT pg_advisory_lock(1)")
+        async with database(dsn, name).connection() as connection:
+            await _spread(connection, dsn, workers)
+    finally:
+        await first.close()
+    # Citus looks after each database by a connection of its own.
+    await everywhere(dsn, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    await everywhere(
+        dsn,
+        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'",
+    )
+
+
+async def _spread(connection: Any, dsn: str, workers: Sequence[str]) -> None:
+    await connection.execute("CREATE EXTENSION citus")
+    at = urlsplit(dsn)
+    await connection.execute(f"SELECT citus_set_coordinator_host('{at.hostname}', {at.port})")
+    for at in map(urlsplit, workers):
+        await connection.execute(f"SELECT citus_add_node('{at.hostname}', {at.port})")
+    # The other servers are logged in to by the role that is taken.
+    for role in ("auditor", "huizhi_receiver", "huizhi_reconciler"):
+        await connection.execute(f"ALTER ROLE {role} LOGIN")
+    await connection.execute("SET citus.shard_count = 2")  # the fewer, the quicker all of it
+    # One transaction each, as psql does it.
+    for statement in split((SQL / "citus" / "distribute.sql").read_text("utf-8")):
+        await connection.execute(statement)
