@@ -78,7 +78,7 @@ def backup(folder: Path, output: str) -> int:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @output_option("table", "json")
 def restore(folder: Path, output: str) -> None:
     """Restore what `huizhi backup` put into FOLDER: into a database that is empty, and into data_dir.

@@ -69,7 +69,7 @@ class Process:
         self.process.stdout.close()
 
 
-def until(true: Callable[[], Any], seconds: float = 40.0) -> Any:
+def until(true: Callable[[], Any], seconds: float = 120.0) -> Any:
     """Wait until `true` says something true, and return that; what cannot be reached is no answer."""
     deadline = time.monotonic() + seconds
     while True:

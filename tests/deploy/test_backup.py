@@ -206,7 +206,7 @@ def test_what_waited_in_data_dir_is_backed_up_and_drained_after_restoring(folder
         dump.seek(-1, 2)
         dump.write(b"\0" if dump.read(1) != b"\0" else b"\1")
     shutil.rmtree(folder / "data")
-    for name, told in (("bad", "not as it was backed up"), ("data", "does not exist")):
+    for name, told in (("bad", "not as it was backed up"), ("data", "no whole backup")):
         refused = service.command("restore", name)
         assert refused.returncode == 2
         assert told in refused.stderr

@@ -81,3 +81,29 @@ def test_by_default_no_line_names_a_callback_with_which_all_is_well(
     named, story = played(tmp_path, database, "info")
     assert named == []
     assert "joined" in story
+
+
+def test_the_way_through_the_spool_is_named_too(database: Database, tmp_path: Path) -> None:
+    file = tmp_path / "huizhi.toml"
+    file.write_text(SETTINGS.replace("LEVEL", "debug"))
+
+    def named(dsn: str, awaited: str) -> list[str]:
+        receiver = Process("receiver", file, dsn=dsn, places=1)
+        try:
+            url = f"{receiver.places['receiver']}/callbacks/think/think-token"
+            headers = {"x-thinkphp-event": "sms"}
+            if awaited == "callbacks.spooled":
+                until(lambda: httpx.post(url, content=BODY, headers=headers).status_code == 200)
+            until(lambda: awaited in receiver.log.read_text("utf-8"))
+            receiver.stop()
+        finally:
+            receiver.end()
+        lines = receiver.log.read_text("utf-8").splitlines()
+        return [json.loads(line)["event"] for line in lines if DIGEST in line]
+
+    nowhere = "postgresql://nobody@127.0.0.1:1/none"
+    assert named(nowhere, "callbacks.spooled") == ["callbacks.spooled"]
+    assert named(database.dsn.reveal(), "records.settled") == [
+        "callbacks.drained",
+        "records.settled",
+    ]

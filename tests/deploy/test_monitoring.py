@@ -187,7 +187,7 @@ def test_alerts_and_rules_are_documented_and_no_other() -> None:
     text = (ROOT / "docs/monitoring.md").read_text("utf-8")
     rows = dict(re.findall(r"^\| `(Huizhi\w+)` \| (\w+) \|", text, re.MULTILINE))
     assert rows == {alert["alert"]: alert["labels"]["severity"] for alert in ALERTS}
-    part = text.split("## Recording rules", 1)[1]
+    part = text.split("\n## Recording rules\n", 1)[1].split("\n## ", 1)[0]
     named = re.findall(r"`([^`]+)`", "\n".join(re.findall(r"^\| `.*?\|", part, re.MULTILINE)))
     assert sorted(named) == sorted(rule["record"] for rule in RECORDED)
     files = set(re.findall(r"`(deploy/[^`]+)`", text))
