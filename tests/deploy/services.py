@@ -48,13 +48,13 @@ class Process:
         """Run another `huizhi` with the same settings and environment."""
         return subprocess.run(
             [*HUIZHI, "--config", str(self.file), *arguments],
-            cwd=self.file.parent, env=self.environment, capture_output=True, text=True, timeout=120,
+            cwd=self.file.parent, env=self.environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
 
     def stop(self) -> None:
         """Stop it as systemd and container engines do, and wait for its end."""
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(60) == 0, self.log.read_text()
+        assert self.process.wait(100) == 0, self.log.read_text()
         self._close()
 
     def end(self) -> None:
