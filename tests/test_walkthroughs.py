@@ -155,7 +155,7 @@ def _follow(reader: Reader, page: str) -> None:
     blocks = BLOCK.findall(text)
     assert len(blocks) == len(re.findall(r"^```sh$", text, re.M)) > 0
     for again, block, shown in blocks:
-        until = time.monotonic() + (20 if again else 0)
+        until = time.monotonic() + (60 if again else 0)
         while True:
             printed = reader.type(block)
             if not shown or _agrees(shown, printed):
