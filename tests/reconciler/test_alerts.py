@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -381,6 +383,15 @@ def test_an_address_is_a_secret(tmp_path: Path) -> None:
     given = settings(tmp_path, f'[alerts.ops]\nurl = "json://host/{TOKEN}"')
     assert TOKEN not in repr(given)
     assert TOKEN in [each.reveal() for each in given.secrets][-1]
+
+
+def test_no_process_loads_the_library_before_it_has_something_to_send() -> None:
+    code = (
+        "import huizhi.alerts, huizhi.doctor, reconciler.worker, receiver.worker, sys\n"
+        "print('apprise' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
 
 
 @pytest.mark.parametrize(

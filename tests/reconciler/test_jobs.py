@@ -220,6 +220,7 @@ async def test_all_jobs_run_by_themselves(pool: Any, tmp_path: Path) -> None:
         ("settle", "", None),
         ("silence", "", None),
         ("suspects", "", None),
+        ("watch", "", None),
     ]
     rows = await pool.fetch("SELECT vendor_message_id, status FROM messages")
     assert {tuple(row) for row in rows} == {("1", "delivered"), ("gone", "expired")}
