@@ -73,7 +73,7 @@ def title(language: Language, count: int) -> str:
     return f"Huizhi 回执: {count} {'alert' if count == 1 else 'alerts'}"
 
 
-def sentence(language: Language, kind: str, words: str, figures: Mapping[str, Any]) -> str:
+def sentence(language: str, kind: str, words: str, figures: Mapping[str, Any]) -> str:
     """Return an alarm's sentence; in English as long as nobody has put it into Chinese."""
     if language == "en":
         return words

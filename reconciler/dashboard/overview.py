@@ -9,7 +9,7 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.datastructures import State
 
-from reconciler import reading
+from reconciler import alert_words, reading
 from reconciler.alarms import HOUSE
 from reconciler.dashboard.pages import (
     account_asked,
@@ -66,7 +66,7 @@ async def show_overview(request: Request[Any, Any, Any], state: State) -> Respon
     day = _day(asked(request, "day")) or today
     async with state.pool.acquire() as connection:
         shown = await days(connection, settings, names, day, now=now)
-        watched = await alarms(connection, settings, now=now)
+        watched = await alarms(connection, settings, words_of(request).language, now=now)
     words = words_of(request)
     return render(
         request,
@@ -200,7 +200,9 @@ def _balance(row: Any) -> dict[str, Any]:
     }
 
 
-async def alarms(connection: Any, settings: Settings, *, now: datetime) -> list[dict[str, Any]]:
+async def alarms(
+    connection: Any, settings: Settings, language: str, *, now: datetime
+) -> list[dict[str, Any]]:
     """Return what somebody should look at, each of a kind, with an address."""
     names = sorted(settings.accounts)
     standing = await reading.alarms(
@@ -216,7 +218,7 @@ async def alarms(connection: Any, settings: Settings, *, now: datetime) -> list[
                 None,
                 datetime.fromisoformat(each["since"]),
             ),
-            "words": each["words"],
+            "words": alert_words.sentence(language, each["kind"], each["words"], each["figures"]),
         }
         for each in standing.items
     ]

@@ -236,9 +236,9 @@ async def test_an_action_that_waits_to_be_linked_shows_as_behind(world: World) -
 async def test_actions_from_before_they_were_linked_are_linked_too(
     empty_database: Database, tmp_path: Path
 ) -> None:
-    for file in (SQL / "migrations").glob("*.sql"):
-        if "actions_and_erasures" not in file.name:
-            shutil.copy(file, tmp_path)
+    # The linking came with 0014.
+    for file in sorted((SQL / "migrations").glob("*.sql"))[:13]:
+        shutil.copy(file, tmp_path)
     async with empty_database.connection() as connection, empty_database.pool() as pool:
         await migrate.migrate(connection, migrate.load(tmp_path))
         await connection.execute(
