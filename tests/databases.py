@@ -17,6 +17,26 @@ from runtime.queries import SQL
 
 CITUS = os.environ.get("TEST_CITUS_URL")
 
+# How many sessions of the database one is connected to wait for a lock, on whichever server; those of
+# an application only, if $1 names one.
+WAITING = (
+    """
+SELECT count(*)
+FROM citus_lock_waits AS w
+INNER JOIN citus_stat_activity AS a ON w.waiting_gpid = a.global_pid
+WHERE $1::text IS NULL OR a.application_name = $1
+"""
+    if CITUS
+    else """
+SELECT count(*)
+FROM pg_stat_activity
+WHERE
+    datname = current_database()
+    AND wait_event_type = 'Lock'
+    AND ($1::text IS NULL OR application_name = $1)
+"""
+)
+
 
 @contextmanager
 def copied(postgres: str, template: str) -> Iterator[Database]:

@@ -6,6 +6,12 @@
 -- their digest. All other tables stay on the coordinator: they have few rows, or no key in common.
 CREATE EXTENSION IF NOT EXISTS citus;
 
+-- Days are told by UTC wherever no zone is named, and Citus tells the other servers of no session's zone.
+DO $$
+BEGIN
+    EXECUTE format('ALTER DATABASE %I SET timezone TO ''UTC''', current_database());
+END $$;
+
 SELECT create_distributed_table('messages', 'shard', colocate_with => 'none');
 SELECT create_distributed_table('awaiting', 'shard', colocate_with => 'messages');
 SELECT create_distributed_table('reports', 'shard', colocate_with => 'messages');

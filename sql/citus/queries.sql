@@ -99,8 +99,31 @@ SELECT
 FROM stored AS s
 CROSS JOIN batch AS b;
 
+-- name: take_up_batches
+-- As everywhere, but for the newest two minutes, as unlinked_batches, unless all are asked for.
+WITH left_behind AS (
+    SELECT id
+    FROM batches
+    WHERE
+        settled_at IS NULL
+        AND recorded_at NOT BETWEEN $1 AND $3
+        AND ($1 = $3 OR recorded_at NOT BETWEEN now() - interval '2 minutes' AND now())
+        AND (taken_up_at IS NULL OR taken_up_at NOT BETWEEN $1 AND $3)
+    ORDER BY recorded_at
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED
+)
+
+UPDATE batches AS b
+SET taken_up_at = $3
+FROM left_behind AS l
+WHERE b.id = l.id
+RETURNING b.id;
+
 -- name: add_reports
--- As everywhere, but that messages, and numbers that were purged, are looked up in statements of their own.
+-- As everywhere, but that messages, and numbers that were purged, are looked up in statements of their own; and that
+-- each is an orphan until it is folded. So a fold that did not see it, for its server was slow to commit, is made
+-- up for where orphans are joined.
 WITH known AS MATERIALIZED (
     SELECT
         k.shard,
@@ -144,7 +167,6 @@ given AS MATERIALIZED (
         t.billed_currency,
         string_to_array(t.doubts, ' ') AS doubts,
         coalesce(t.reported_at, t.received_at) + make_interval(secs => t.slack_seconds) AS sent_by,
-        m.id IS NULL AS orphan,
         p.phone IS NOT NULL AS late
     FROM unnest(
         $1::integer[],
@@ -257,7 +279,7 @@ SELECT
     g.doubts,
     g.sent_by,
     g.doubts IS NOT NULL,
-    g.orphan
+    TRUE
 FROM given AS g
 ON CONFLICT (shard, message_id, fingerprint) DO NOTHING;
 
@@ -328,7 +350,7 @@ claimed AS (
         next_poll_at = $3,
         polls = a.polls + 1
     FROM due
-    WHERE a.shard = due.shard AND a.message_id = due.message_id AND a.next_poll_at <= $2
+    WHERE a.shard = due.shard AND a.message_id = due.message_id AND a.account = $1 AND a.next_poll_at <= $2
     RETURNING a.shard, a.message_id, a.sent_at, a.polls
 )
 
@@ -494,6 +516,7 @@ asked AS (
         s.shard = u.shard
         AND s.message_id = u.message_id
         AND s.fingerprint = u.fingerprint
+        AND s.account = $1
         AND s.state = 'waiting'
         AND s.asked_at IS NULL
     RETURNING s.shard, s.account, s.vendor_message_id
@@ -594,6 +617,76 @@ LEFT JOIN decided AS d
     ON p.shard = d.shard AND p.message_id = d.message_id AND p.fingerprint = d.fingerprint
 LEFT JOIN came AS c ON p.digest = c.digest
 ORDER BY p.found_at DESC, p.message_id DESC, p.fingerprint DESC;
+
+-- name: lock_bodies
+-- Locks records that still have their bytes, as lock_messages locks messages.
+WITH locked AS (
+    UPDATE records AS r
+    SET deliveries = r.deliveries
+    WHERE r.digest = ANY($1::bytea[]) AND r.purge_id IS NULL
+    RETURNING r.digest
+)
+
+SELECT l.digest
+FROM locked AS l
+ORDER BY l.digest;
+
+-- name: unlinked_batches
+-- As everywhere, but for the newest two minutes: the coordinator shows what is committed before the other servers
+-- do, and one that breaks off there is made to within a minute.
+WITH oldest AS MATERIALIZED (
+    SELECT
+        b.id,
+        b.recorded_at
+    FROM batches AS b
+    WHERE
+        b.settled_at IS NOT NULL
+        AND b.height IS NULL
+        AND b.recorded_at NOT BETWEEN now() - interval '2 minutes' AND now()
+    ORDER BY b.recorded_at, b.id
+    LIMIT $1
+),
+
+held AS MATERIALIZED (
+    SELECT
+        r.batch_id,
+        count(*) AS records
+    FROM oldest AS o
+    INNER JOIN records AS r ON o.id = r.batch_id
+    GROUP BY r.batch_id
+),
+
+counted AS (
+    SELECT
+        o.id,
+        sum(coalesce(h.records, 0)) OVER (ORDER BY o.recorded_at, o.id) - coalesce(h.records, 0) AS before
+    FROM oldest AS o
+    LEFT JOIN held AS h ON o.id = h.batch_id
+)
+
+SELECT c.id
+FROM counted AS c
+WHERE c.before < $2;
+
+-- name: take_unlinked_messages
+-- As everywhere, but for the newest two minutes, as unlinked_batches.
+DELETE FROM unlinked_messages AS u
+USING (
+    SELECT
+        o.id,
+        sum(cardinality(o.message_ids)) OVER (ORDER BY o.id) - cardinality(o.message_ids) AS before
+    FROM (
+        SELECT
+            n.id,
+            n.message_ids
+        FROM unlinked_messages AS n
+        WHERE n.registered_at NOT BETWEEN now() - interval '2 minutes' AND now()
+        ORDER BY n.id
+        LIMIT $1
+    ) AS o
+) AS c
+WHERE u.id = c.id AND c.before < $2
+RETURNING u.id, u.message_ids;
 
 -- name: messages_to_link
 -- As everywhere; what is linked of them is read first.
@@ -1905,3 +1998,531 @@ SELECT
 FROM changing AS c
 WHERE c.status_from <> c.status_to
 ORDER BY c.account, c.sent_at, c.id;
+
+-- name: settle_suspects
+-- As everywhere, but that what was said before is read before.
+WITH touched AS (
+    SELECT
+        u.shard,
+        u.id,
+        u.sent
+    FROM unnest($1::integer[], $2::uuid[], $3::float8[]) AS u (shard, id, sent)
+),
+
+known AS MATERIALIZED (
+    SELECT
+        r.shard,
+        r.message_id,
+        r.fingerprint,
+        r.account,
+        r.vendor_message_id,
+        r.status,
+        r.source,
+        r.verdict,
+        r.received_at,
+        r.doubts,
+        coalesce(t.sent > date_part('epoch', r.sent_by), FALSE) AS early,
+        r.verdict IS NOT NULL
+        OR r.doubts IS NOT NULL
+        OR coalesce(t.sent > date_part('epoch', r.sent_by), FALSE) AS doubtful,
+        r.status IN ('delivered', 'failed') AS final
+    FROM touched AS t
+    INNER JOIN reports AS r ON t.shard = r.shard AND t.id = r.message_id
+),
+
+answered AS (
+    SELECT
+        k.*,
+        min(k.status) FILTER (WHERE k.final AND k.source <> 'push') OVER message AS first_told,
+        max(k.status) FILTER (WHERE k.final AND k.source <> 'push') OVER message AS last_told,
+        min(k.status) FILTER (WHERE k.final AND k.source = 'query') OVER message AS first_answer,
+        max(k.status) FILTER (WHERE k.final AND k.source = 'query') OVER message AS last_answer
+    FROM known AS k
+    WINDOW message AS (PARTITION BY k.shard, k.message_id)
+),
+
+weighed AS (
+    SELECT
+        a.*,
+        -- What counts is denied by an answer alone; what waits by any word that we fetched.
+        coalesce(
+            a.final
+            AND a.source = 'push'
+            AND CASE
+                WHEN a.doubtful AND a.verdict IS DISTINCT FROM 'accepted'
+                    THEN a.status NOT IN (a.first_told, a.last_told)
+                ELSE a.status NOT IN (a.first_answer, a.last_answer)
+            END,
+            FALSE
+        ) AS denied
+    FROM answered AS a
+),
+
+counted AS (
+    SELECT
+        w.*,
+        min(w.status) FILTER (
+            WHERE w.final AND (NOT w.doubtful OR w.verdict = 'accepted')
+        ) OVER message AS first_counted,
+        max(w.status) FILTER (
+            WHERE w.final AND (NOT w.doubtful OR w.verdict = 'accepted')
+        ) OVER message AS last_counted
+    FROM weighed AS w
+    WINDOW message AS (PARTITION BY w.shard, w.message_id)
+),
+
+judged AS (
+    SELECT
+        c.*,
+        CASE
+            WHEN c.verdict = 'rejected' THEN 'rejected'
+            WHEN c.denied THEN 'contradicted'
+            WHEN c.verdict = 'accepted' THEN 'accepted'
+            WHEN c.first_counted IS NULL THEN 'waiting'
+            WHEN NOT c.final OR c.status IN (c.first_counted, c.last_counted) THEN 'confirmed'
+            ELSE 'waiting'
+        END AS state,
+        coalesce(c.doubts, '{}')
+        || CASE WHEN c.early THEN ARRAY['before_sending'] ELSE '{}' END
+        || CASE WHEN c.denied THEN ARRAY['contradicted_by_query'] ELSE '{}' END AS reasons
+    FROM counted AS c
+    WHERE c.source = 'push'
+),
+
+before AS MATERIALIZED (
+    SELECT
+        s.shard,
+        s.message_id,
+        s.fingerprint,
+        s.reasons
+    FROM touched AS t
+    INNER JOIN suspects AS s ON t.shard = s.shard AND t.id = s.message_id
+),
+
+marked AS (
+    UPDATE reports AS r
+    SET left_out = j.doubtful AND j.verdict IS DISTINCT FROM 'accepted'
+    FROM judged AS j
+    WHERE
+        r.shard = j.shard
+        AND r.message_id = j.message_id
+        AND r.fingerprint = j.fingerprint
+        AND r.left_out <> (j.doubtful AND j.verdict IS DISTINCT FROM 'accepted')
+),
+
+cleared AS (
+    DELETE FROM suspects AS s
+    USING judged AS j
+    WHERE
+        NOT (j.doubtful OR j.denied)
+        AND s.shard = j.shard
+        AND s.message_id = j.message_id
+        AND s.fingerprint = j.fingerprint
+),
+
+kept AS (
+    INSERT INTO suspects AS s (
+        shard,
+        message_id,
+        fingerprint,
+        account,
+        vendor_message_id,
+        reasons,
+        state,
+        received_at,
+        found_at,
+        changed_at
+    )
+    SELECT
+        j.shard,
+        j.message_id,
+        j.fingerprint,
+        j.account,
+        j.vendor_message_id,
+        j.reasons,
+        j.state,
+        j.received_at,
+        $4,
+        $4
+    FROM judged AS j
+    WHERE j.doubtful OR j.denied
+    ORDER BY j.shard, j.message_id, j.fingerprint
+    ON CONFLICT (shard, message_id, fingerprint) DO UPDATE
+    SET
+        -- What a number differed from can be registered later, and a person's word stays.
+        reasons = CASE WHEN excluded.reasons = '{}' THEN s.reasons ELSE excluded.reasons END,
+        state = excluded.state,
+        changed_at = excluded.changed_at
+    WHERE (s.reasons, s.state) IS DISTINCT FROM (excluded.reasons, excluded.state)
+    RETURNING s.shard, s.message_id, s.fingerprint, s.account, s.reasons, s.state
+)
+
+SELECT
+    k.account,
+    k.reasons,
+    k.state,
+    b.reasons AS reasons_before
+FROM kept AS k
+LEFT JOIN before AS b
+    ON k.shard = b.shard AND k.message_id = b.message_id AND k.fingerprint = b.fingerprint;
+
+-- name: add_adjustments
+-- As everywhere; the messages that only their ids are kept of are read first.
+WITH then_placed AS (
+    SELECT
+        o.shard,
+        o.key,
+        coalesce(v.moved_to, o.key) AS now_key,
+        o.vendor_message_id,
+        o.phone,
+        o.status,
+        o.sent_segments,
+        o.owed_segments,
+        o.owed_amount,
+        o.lines,
+        o.billed_segments,
+        o.billed_amount
+    FROM outcomes AS o
+    LEFT JOIN moved_messages AS v ON o.key = v.id
+    WHERE o.run_id = $2
+    UNION ALL
+    SELECT
+        NULL,
+        k.key,
+        k.key,
+        NULL,
+        NULL,
+        e.status,
+        e.segments,
+        CASE WHEN e.charged THEN e.segments END,
+        CASE WHEN e.charged THEN e.amount END,
+        CASE WHEN e.charged THEN 1 ELSE 0 END,
+        CASE WHEN e.charged THEN e.segments ELSE 0 END,
+        CASE WHEN e.charged THEN e.amount ELSE 0 END
+    FROM even_outcomes AS e
+    CROSS JOIN LATERAL (
+        SELECT encode(substring(e.ids FROM 16 * n.nth + 1 FOR 16), 'hex')::uuid AS key
+        FROM generate_series(0, length(e.ids) / 16 - 1) AS n (nth)
+    ) AS k
+    WHERE e.run_id = $2
+),
+
+before AS (
+    SELECT
+        t.now_key AS key,
+        min(t.shard) AS shard,
+        min(t.vendor_message_id COLLATE "C") AS vendor_message_id,
+        min(t.phone COLLATE "C") AS phone,
+        min(t.status COLLATE "C") AS status,
+        sum(t.sent_segments)::integer AS sent_segments,
+        sum(t.owed_segments)::integer AS owed_segments,
+        sum(t.owed_amount) AS owed_amount,
+        sum(t.lines)::bigint AS lines,
+        sum(t.billed_segments)::bigint AS billed_segments,
+        sum(t.billed_amount) AS billed_amount
+    FROM then_placed AS t
+    GROUP BY t.now_key
+),
+
+after AS (
+    SELECT
+        o.shard,
+        o.key,
+        o.vendor_message_id,
+        o.phone,
+        o.status,
+        o.sent_segments,
+        o.owed_segments,
+        o.owed_amount,
+        o.lines,
+        o.billed_segments,
+        o.billed_amount
+    FROM run_outcomes AS o
+    UNION ALL
+    SELECT
+        NULL,
+        k.key,
+        NULL,
+        NULL,
+        w.status,
+        w.segments,
+        CASE WHEN w.charged THEN w.segments END,
+        CASE WHEN w.charged THEN w.segments * w.price END,
+        CASE WHEN w.charged THEN 1 ELSE 0 END,
+        CASE WHEN w.charged THEN w.segments ELSE 0 END,
+        CASE WHEN w.charged THEN w.segments * w.price ELSE 0 END
+    FROM run_weighed AS w
+    CROSS JOIN LATERAL (
+        SELECT encode(substring(w.ids FROM 16 * n.nth + 1 FOR 16), 'hex')::uuid AS key
+        FROM generate_series(0, length(w.ids) / 16 - 1) AS n (nth)
+    ) AS k
+    WHERE w.key IS NULL
+),
+
+changed AS MATERIALIZED (
+    SELECT
+        coalesce(a.key, b.key) AS key,
+        coalesce(
+            a.shard, b.shard, ('x' || left(replace(coalesce(a.key, b.key)::text, '-', ''), 8))::bit(32)::integer
+        ) AS shard,
+        coalesce(a.vendor_message_id, b.vendor_message_id) AS vendor_message_id,
+        coalesce(a.phone, b.phone) AS phone,
+        b.status AS status_before,
+        a.status AS status_after,
+        b.sent_segments AS sent_segments_before,
+        a.sent_segments AS sent_segments_after,
+        b.owed_segments AS owed_segments_before,
+        a.owed_segments AS owed_segments_after,
+        b.owed_amount AS owed_amount_before,
+        a.owed_amount AS owed_amount_after,
+        coalesce(b.lines, 0) AS lines_before,
+        coalesce(a.lines, 0) AS lines_after,
+        coalesce(b.billed_segments, 0) AS billed_segments_before,
+        coalesce(a.billed_segments, 0) AS billed_segments_after,
+        coalesce(b.billed_amount, 0) AS billed_amount_before,
+        coalesce(a.billed_amount, 0) AS billed_amount_after
+    FROM before AS b
+    FULL JOIN after AS a ON b.key = a.key
+    WHERE
+        (
+            b.status,
+            b.sent_segments,
+            b.owed_segments,
+            b.owed_amount,
+            b.lines,
+            b.billed_segments,
+            b.billed_amount
+        )
+        IS DISTINCT FROM
+        (
+            a.status,
+            a.sent_segments,
+            a.owed_segments,
+            a.owed_amount,
+            a.lines,
+            a.billed_segments,
+            a.billed_amount
+        )
+),
+
+bare AS MATERIALIZED (
+    SELECT
+        c.shard,
+        c.key
+    FROM changed AS c
+    WHERE c.vendor_message_id IS NULL
+),
+
+known AS MATERIALIZED (
+    SELECT
+        m.shard,
+        m.id,
+        m.vendor_message_id,
+        m.phone
+    FROM bare AS b
+    INNER JOIN messages AS m ON b.shard = m.shard AND b.key = m.id
+),
+
+named AS (
+    SELECT
+        c.*,
+        coalesce(c.vendor_message_id, m.vendor_message_id) AS named_id,
+        coalesce(c.phone, m.phone) AS named_phone
+    FROM changed AS c
+    LEFT JOIN known AS m ON c.shard = m.shard AND c.key = m.id
+)
+
+INSERT INTO adjustments (
+    run_id,
+    seq,
+    shard,
+    key,
+    vendor_message_id,
+    phone,
+    status_before,
+    status_after,
+    sent_segments_before,
+    sent_segments_after,
+    owed_segments_before,
+    owed_segments_after,
+    owed_amount_before,
+    owed_amount_after,
+    lines_before,
+    lines_after,
+    billed_segments_before,
+    billed_segments_after,
+    billed_amount_before,
+    billed_amount_after
+)
+SELECT
+    $1,
+    row_number() OVER (
+        ORDER BY
+            n.named_id COLLATE "C",
+            n.named_phone COLLATE "C",
+            n.key
+    ),
+    n.shard,
+    n.key,
+    n.named_id,
+    n.named_phone,
+    n.status_before,
+    n.status_after,
+    n.sent_segments_before,
+    n.sent_segments_after,
+    n.owed_segments_before,
+    n.owed_segments_after,
+    n.owed_amount_before,
+    n.owed_amount_after,
+    n.lines_before,
+    n.lines_after,
+    n.billed_segments_before,
+    n.billed_segments_after,
+    n.billed_amount_before,
+    n.billed_amount_after
+FROM named AS n;
+
+-- name: list_callbacks_left
+-- As everywhere; the batches, which are few, are read first.
+WITH unsettled AS MATERIALIZED (
+    SELECT b.id
+    FROM batches AS b
+    WHERE $2 = 'recorded' AND b.settled_at IS NULL
+),
+
+unquarantined AS MATERIALIZED (
+    SELECT u.digest
+    FROM unsettled AS b
+    INNER JOIN records AS u ON b.id = u.batch_id
+    WHERE NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.digest = u.digest)
+),
+
+quarantined AS MATERIALIZED (
+    SELECT
+        q.digest,
+        q.reason
+    FROM quarantine AS q
+    WHERE $2 = 'quarantined' AND q.account = ANY($1::text[])
+)
+
+SELECT
+    r.digest,
+    r.account,
+    r.received_at,
+    r.last_received_at,
+    r.deliveries,
+    r.method,
+    r.headers,
+    r.peer,
+    coalesce(r.purged_bytes, length(r.body)) AS bytes,
+    f.reason,
+    $2 AS state
+FROM (
+    SELECT
+        q.digest,
+        q.reason
+    FROM quarantined AS q
+    UNION ALL
+    SELECT
+        u.digest,
+        NULL
+    FROM unquarantined AS u
+) AS f
+INNER JOIN records AS r ON f.digest = r.digest
+WHERE
+    r.account = ANY($1::text[])
+    AND r.source = 'push'
+    AND ($3::timestamptz IS NULL OR r.received_at >= $3)
+    AND ($4::timestamptz IS NULL OR r.received_at < $4)
+    AND ($5::timestamptz IS NULL OR (r.received_at, r.digest) < ($5, $6::bytea))
+ORDER BY r.received_at DESC, r.digest DESC
+LIMIT $7;
+
+-- name: bodies_to_purge
+-- As everywhere; of batches those are read that are not settled, which are few.
+WITH unsettled AS MATERIALIZED (
+    SELECT b.id
+    FROM batches AS b
+    WHERE b.settled_at IS NULL
+),
+
+disputed AS MATERIALIZED (
+    SELECT r.digest
+    FROM cases AS c
+    INNER JOIN reports AS r
+        ON c.shard = r.shard AND c.vendor_message_id = r.vendor_message_id AND c.account = r.account
+    WHERE c.account = $1 AND c.ended_at IS NULL
+    UNION
+    SELECT k.digest
+    FROM cases AS c
+    INNER JOIN run_reports AS k ON c.run_id = k.run_id AND c.shard = k.shard AND c.message_id = k.message_id
+    WHERE c.account = $1 AND c.ended_at IS NULL
+)
+
+SELECT
+    r.digest,
+    r.received_at,
+    length(r.body) + length(r.query) AS bytes,
+    EXISTS (SELECT 1 FROM disputed AS d WHERE d.digest = r.digest) AS held
+FROM records AS r
+WHERE
+    r.account = $1
+    AND r.received_at >= $2
+    AND r.received_at < $3
+    AND (r.received_at, r.digest) > ($4, $5::bytea)
+    AND r.purge_id IS NULL
+    AND NOT EXISTS (SELECT 1 FROM unsettled AS u WHERE u.id = r.batch_id)
+ORDER BY r.received_at, r.digest
+LIMIT $6;
+
+-- name: late_bodies
+-- As everywhere; of batches those are read that are not settled, which are few.
+WITH unsettled AS MATERIALIZED (
+    SELECT b.id
+    FROM batches AS b
+    WHERE b.settled_at IS NULL
+)
+
+SELECT l.digest
+FROM late_records AS l
+INNER JOIN records AS r ON l.digest = r.digest
+WHERE
+    l.account = $1
+    AND NOT EXISTS (SELECT 1 FROM unsettled AS u WHERE u.id = r.batch_id)
+ORDER BY l.digest
+LIMIT $2;
+
+-- name: records_to_replay
+-- As everywhere; of batches those are read that are not settled, which are few.
+WITH unsettled AS MATERIALIZED (
+    SELECT b.id
+    FROM batches AS b
+    WHERE b.settled_at IS NULL
+)
+
+SELECT
+    r.digest,
+    r.account,
+    r.source,
+    r.call,
+    r.subject,
+    r.received_at,
+    r.deliveries,
+    r.method,
+    r.query,
+    r.headers,
+    r.body,
+    r.peer,
+    q.reason AS quarantined
+FROM records AS r
+LEFT JOIN quarantine AS q ON r.digest = q.digest
+WHERE
+    r.account = $1
+    AND (
+        ($2::timestamptz IS NULL OR r.received_at >= $2) AND ($3::timestamptz IS NULL OR r.received_at < $3)
+    ) <> $7::boolean
+    AND (r.received_at, r.digest) > ($4, $5::bytea)
+    AND r.purge_id IS NULL
+    AND NOT EXISTS (SELECT 1 FROM unsettled AS u WHERE u.id = r.batch_id)
+ORDER BY r.received_at, r.digest
+LIMIT $6;

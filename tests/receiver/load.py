@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import databases
 from by_hand import Answer, Connection, ask, report, request
 from receivers import Receiver
 
@@ -22,10 +23,7 @@ async def until(true: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> An
 
 
 async def waiting_for_a_lock(connection: Any) -> bool:
-    found: bool = await connection.fetchval(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name = 'receiver' AND wait_event_type = 'Lock')"
-    )
+    found: bool = await connection.fetchval(f"SELECT ({databases.WAITING}) > 0", "receiver")
     return found
 
 

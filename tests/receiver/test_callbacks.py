@@ -57,7 +57,7 @@ async def settled(rows: Any, count: int) -> list[Any]:
 
 
 async def nothing_stored(rows: Any) -> bool:
-    return await rows.fetchval("SELECT NOT EXISTS (SELECT FROM records)") is True
+    return await rows.fetchval("SELECT NOT EXISTS (SELECT 1 FROM records)") is True
 
 
 async def test_callback_is_stored_whole_and_gets_the_vendors_acknowledgement(

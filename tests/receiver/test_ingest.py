@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import databases
 import pytest
 from by_hand import report
 from receivers import SETTINGS
@@ -83,10 +84,7 @@ class Lock:
         """Wait until so many sessions stand before it."""
 
         async def there() -> bool:
-            waiting: int = await self._pool.fetchval(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-                " AND wait_event_type = 'Lock'"
-            )
+            waiting: int = await self._pool.fetchval(databases.WAITING, None)
             return waiting >= sessions
 
         await until(there)

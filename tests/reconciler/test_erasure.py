@@ -178,7 +178,7 @@ async def standing_in(world: World, number: str) -> set[str]:
     found = set()
     for table in tables:
         if await world.connection.fetchval(
-            f"SELECT EXISTS (SELECT FROM {table['name']} AS t WHERE t::text LIKE $1 OR t::text LIKE $2)",
+            f"SELECT EXISTS (SELECT 1 FROM {table['name']} AS t WHERE t::text LIKE $1 OR t::text LIKE $2)",
             f"%{number}%",
             f"%{number.encode().hex()}%",
         ):

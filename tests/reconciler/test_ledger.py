@@ -266,7 +266,7 @@ async def test_vendor_is_asked_when_it_can_be_and_else_the_clock_decides(pool: A
     )
     found = await pool.fetch(
         "SELECT a.account, m.vendor_message_id, a.next_poll_at FROM awaiting a"
-        " JOIN messages m ON m.id = a.message_id"
+        " JOIN messages m ON m.shard = a.shard AND m.id = a.message_id"
     )
     due = {(one["account"], one["vendor_message_id"]): one["next_poll_at"] for one in found}
     assert due == {

@@ -126,10 +126,9 @@ async def test_the_last_question_comes_when_waiting_ends_and_then_it_expires(
         assert (await poll_statuses(caller)).expired == 0
         row = await pool.fetchrow("SELECT next_poll_at, sent_at FROM awaiting")
         assert row["next_poll_at"] == row["sent_at"] + timedelta(hours=72)
-        for table, id in (("messages", "id"), ("awaiting", "message_id")):
-            await pool.execute(
-                f"UPDATE {table} SET sent_at = sent_at - interval '1 hour' WHERE {id} IS NOT NULL"
-            )
+        earlier = row["sent_at"] - timedelta(hours=1)
+        for table in ("messages", "awaiting"):
+            await pool.execute(f"UPDATE {table} SET sent_at = $1", earlier)
         await pool.execute("UPDATE awaiting SET next_poll_at = now()")
         done = await poll_statuses(caller)
         assert (done.asked, done.expired) == (1, 1)

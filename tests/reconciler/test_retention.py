@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
@@ -148,7 +148,7 @@ async def everything(connection: Any, numbers: set[str]) -> set[str]:
             text = f"encode({row['column']}, 'escape')"
         for number in numbers - found:
             if await connection.fetchval(
-                f"SELECT EXISTS (SELECT FROM {row['name']} WHERE position($1 IN {text}) > 0)",
+                f"SELECT EXISTS (SELECT 1 FROM {row['name']} WHERE position($1 IN {text}) > 0)",
                 number,
             ):
                 found.add(number)
@@ -355,12 +355,13 @@ async def test_a_purge_is_no_excuse_to_change_what_it_left(world: World, forgery
 async def test_what_nobody_purged_cannot_be_passed_off_as_purged(world: World) -> None:
     await closed(world)
     await world.connection.execute(
-        "UPDATE messages SET purge_id = gen_random_uuid(), segments = 9 WHERE vendor_message_id = 'fine'"
+        "UPDATE messages SET purge_id = $1, segments = 9 WHERE vendor_message_id = 'fine'", uuid4()
     )
     assert len(await world.faults()) == 1
     await world.connection.execute(
-        "UPDATE records SET purge_id = gen_random_uuid(), body = ''"
-        " WHERE digest = (SELECT digest FROM records ORDER BY digest LIMIT 1)"
+        "UPDATE records SET purge_id = $1, body = ''"
+        " WHERE digest = (SELECT digest FROM records ORDER BY digest LIMIT 1)",
+        uuid4(),
     )
     assert len(await world.faults()) == 2
 

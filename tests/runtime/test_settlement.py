@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import databases
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -477,8 +478,7 @@ async def blocked(connection: Any, *, or_done: asyncio.Task[Any] | None = None) 
     """Wait until a session of this database waits for a lock, or a task is done."""
     async with asyncio.timeout(20):
         while not (or_done is not None and or_done.done()) and not await connection.fetchval(
-            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
-            " AND wait_event_type = 'Lock')"
+            databases.WAITING, None
         ):
             await asyncio.sleep(0.005)
 
@@ -501,7 +501,9 @@ async def test_fold_that_began_before_its_message_was_known_never_undoes_a_later
                     await step()
             await held.start()
             await holder.execute(
-                "SELECT FROM messages WHERE vendor_message_id = $1 FOR UPDATE", first
+                "SELECT FROM messages WHERE shard = $1 AND vendor_message_id = $2 FOR UPDATE",
+                shard_of("think", first),
+                first,
             )
 
         async with pool.acquire() as connection:
