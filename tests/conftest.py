@@ -27,6 +27,12 @@ hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if databases.CITUS and (reason := databases.why_not_on_citus(item.nodeid)):
+            item.add_marker(pytest.mark.skip(reason=f"on Citus {reason}"))
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

@@ -37,6 +37,34 @@ WHERE
 """
 )
 
+# Tests of what cannot be on a cluster, by why; docs/scale.md says so too.
+NOT_ON_CITUS = {
+    "they read the plans of one server": (
+        "tests/reconciler/test_poll.py::test_finding_what_is_due_reads_no_whole_table",
+        "tests/runtime/test_settlement_plans.py::",
+        "tests/runtime/test_retention_plans.py::",
+        "tests/dashboard/test_large.py::test_a_day_is_found_by_its_index",
+    ),
+    "rows of several shards are locked by writing them": (
+        "tests/runtime/test_settlement.py::test_settling_again_says_that_nothing_changed",
+    ),
+    "the other servers read a view's tables as who asks, and not as its owner": (
+        "tests/runtime/test_auditor.py::test_reads_the_masked_views_and_nothing_else",
+        "tests/runtime/test_auditor.py::test_log_in_of_the_group_sees_no_number_and_no_text",
+    ),
+    "the other servers know no session's time zone": (
+        "tests/runtime/test_auditor.py::test_daily_goes_by_the_time_zone_of_the_session",
+    ),
+}
+
+
+def why_not_on_citus(test: str) -> str | None:
+    """Say why a test, by its id, cannot be on a cluster, or nothing."""
+    for reason, tests in NOT_ON_CITUS.items():
+        if test.startswith(tests):
+            return reason
+    return None
+
 
 @contextmanager
 def copied(postgres: str, template: str) -> Iterator[Database]:

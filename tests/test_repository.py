@@ -243,7 +243,7 @@ def test_every_assumption_is_documented() -> None:
 
 def test_kinds_are_the_same_in_schema_code_and_queries() -> None:
     schema = _text("sql/migrations/0001_foundation.sql").split("discrepancies_kind_check", 1)[1]
-    ordered = _text("sql/queries/reconcile.sql").split("ARRAY[", 1)[1].split("]", 1)[0]
+    ordered = _text("sql/queries/reconcile.sql").split("array_position(", 1)[1].split("]", 1)[0]
     for listed in (schema.split("))", 1)[0], ordered):
         assert tuple(re.findall(r"'(\w+)'", listed)) == KINDS
 

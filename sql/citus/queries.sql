@@ -1021,7 +1021,8 @@ WITH disputed AS MATERIALIZED (
         d.shard,
         coalesce(d.message_id, l.message_id) AS message_id
     FROM discrepancies AS d
-    LEFT JOIN lines AS l ON l.statement_id = $2 AND d.line = l.line AND d.shard = l.shard
+    LEFT JOIN lines AS l
+        ON l.statement_id = ANY(ARRAY[$2::uuid]) AND d.line = l.line AND d.shard = l.shard
     WHERE d.run_id = $1
 ),
 

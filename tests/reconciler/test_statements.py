@@ -435,7 +435,7 @@ async def test_import_that_dies_in_the_middle_leaves_nothing(
                 "SELECT query LIKE 'COPY%' FROM pg_stat_activity WHERE pid = $1", pid
             ):
                 await asyncio.sleep(0.001)
-        await connection.execute("SELECT pg_terminate_backend($1)", pid)
+        await connection.execute("SELECT pg_terminate_backend($1::integer)", pid)
         with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
             await task
     assert await connection.fetchval("SELECT count(*) FROM lines") == 0

@@ -228,6 +228,15 @@ def test_no_query_changes_a_distribution_column() -> None:
     assert not set(changes.found) & set(DISTRIBUTED.items())
 
 
+def test_why_tests_are_not_on_a_cluster_is_documented_and_these_tests_exist() -> None:
+    scale = (SQL.parent / "docs" / "scale.md").read_text("utf-8")
+    for reason, tests in databases.NOT_ON_CITUS.items():
+        assert reason in scale
+        for test in tests:
+            file, _, name = test.partition("::")
+            assert f"def {name or 'test_'}" in (SQL.parent / file).read_text("utf-8"), test
+
+
 @pytest.mark.skipif(not databases.CITUS, reason="needs a Citus cluster")
 async def test_citus_takes_every_statement(connection: Any) -> None:
     assert {name: QUERIES[name] for name in CITUS} == dict(CITUS)
