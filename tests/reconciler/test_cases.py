@@ -471,7 +471,7 @@ async def chained(pool: Any, period: str) -> None:
     first = parse(period).first
     rows = await pool.fetch(
         "SELECT c.id, c.state, c.version, c.ended_at, h.version AS step, h.from_state, h.to_state"
-        " FROM cases AS c INNER JOIN case_changes AS h ON c.id = h.case_id"
+        " FROM cases AS c INNER JOIN case_changes AS h ON c.shard = h.shard AND c.id = h.case_id"
         " WHERE c.first_day = $1 ORDER BY c.id, h.version",
         first,
     )
