@@ -88,7 +88,7 @@ async def run(parent: Path, *, quick: bool) -> list[Figure]:
             "reports/s",
             measured,
             baseline_work=f"pgbench, the same reports {_BATCH} an INSERT, {_CLIENTS} clients",
-            later=0.6,
+            at_least=0.6,
             notes={
                 "pages": pages,
                 "the same rows made within PostgreSQL, reports/s": made.rate * _BATCH,

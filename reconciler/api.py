@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -245,15 +245,7 @@ async def register_sent(request: Request[Any, Any, Any], state: State) -> dict[s
         raise HTTPException(
             f"{len(rows)} rows; a call takes {ledger.MAX_ROWS} at most", status_code=413
         )
-    checked: list[ledger.Sent | ledger.Rejected] = []
-    for index, row in enumerate(rows):
-        try:
-            if isinstance(row, ValueError):
-                raise row
-            checked.append(ledger.convert(row, accounts, now))
-        except ValueError as error:
-            checked.append(ledger.Rejected(index, str(error)))
-    registered = await ledger.register(state.pool, accounts, checked, now=now)
+    registered = await ledger.register(state.pool, accounts, _checked(rows, accounts, now), now=now)
     return msgspec.to_builtins(registered)  # type: ignore[no-any-return]
 
 
@@ -1794,6 +1786,20 @@ def _sent_rows(body: bytes, content_type: str) -> list[Any]:
     if all(isinstance(row, ValueError) for row in found):
         raise HTTPException("the body is neither a JSON array nor NDJSON", status_code=400)
     return found
+
+
+def _checked(
+    rows: Sequence[Any], accounts: Mapping[str, AccountSettings], now: datetime
+) -> Iterator[ledger.Sent | ledger.Rejected]:
+    """Check decoded rows one by one, as they are registered: no other request waits for all of them."""
+    for index, row in enumerate(rows):
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            checked: ledger.Sent | ledger.Rejected = ledger.convert(row, accounts, now)
+        except ValueError as error:
+            checked = ledger.Rejected(index, str(error))
+        yield checked
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ show.
 import re
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from gateways.phone import redacted
@@ -52,6 +53,7 @@ def rounded(text: str) -> bool:
     return "+" in text and _SCIENTIFIC.fullmatch(plain(text)) is not None
 
 
+@lru_cache(maxsize=1024)
 def whole(text: str) -> int:
     """Return a count: perhaps with thousands separators, as 3.0, or with 条 behind it."""
     if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS:
@@ -62,6 +64,7 @@ def whole(text: str) -> int:
     return int(matched[1].replace(",", ""))
 
 
+@lru_cache(maxsize=1024)  # a bill has few prices
 def amount(text: str) -> Decimal:
     """Return money: perhaps with thousands separators, ¥, 元 or a sign, or as (1.00) for -1.00."""
     if len(text) <= _MAX_DIGITS:

@@ -32,7 +32,7 @@ from reconciler.tables import (
     opened,
 )
 from runtime import settlement
-from runtime.identity import PROVISIONAL, message_id, shard_of
+from runtime.identity import PROVISIONAL, message_keys, shard_of
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings, Settings
 
@@ -80,6 +80,12 @@ _TOTALS = frozenset(
 )
 SUBTOTALS = frozenset({"小计", "本页小计", "本页合计", "subtotal"})
 _ADD_UP = _TOTALS | SUBTOTALS
+# The fields of a line, in the order of `_Line`.
+_FIELDS = ("vendor_message_id", "phone", "segments", "amount", "sent_at", "status")
+# What COPY's text stands for nothing with, and what would end a value there.
+_NULL = r"\N"
+_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+_MAINLAND = re.compile(r"1\d{10}", re.ASCII)
 _FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
 _PHONE = re.compile(r"[+]?[\d\s()-]+", re.ASCII)
 
@@ -274,9 +280,9 @@ async def import_file(
         reading = _Reading(account, file_name, layout, progress)
         totals = reading.totals
         try:
-            await connection.copy_records_to_table(
+            await connection.copy_to_table(
                 "lines",
-                records=_in_chunks(reading.records(path, statement)),
+                source=_in_chunks(reading.rows(path, statement)),
                 columns=(
                     "shard",
                     "statement_id",
@@ -290,7 +296,7 @@ async def import_file(
                     "status",
                 ),
             )
-        except asyncpg.DataError:
+        except (asyncpg.DataError, UnicodeEncodeError):
             raise FileError(file_name, "holds a text that cannot be stored") from None
         _check(expect, file_name, totals)
         ambiguous = await connection.fetch(
@@ -381,11 +387,10 @@ def _check(expect: Expected, file_name: str, totals: Totals) -> None:
         raise FileError(file_name, "; ".join(said))
 
 
-async def _in_chunks(chunks: Iterator[list[tuple[Any, ...]]]) -> AsyncIterator[tuple[Any, ...]]:
+async def _in_chunks(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
     """Read in threads: the loop also answers the API and renews leases, and large files take a while."""
     while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-        for record in chunk:
-            yield record
+        yield chunk
 
 
 class _Reading:
@@ -408,31 +413,14 @@ class _Reading:
         self._totals_line: int | None = None
         self._complaints: list[Complaint] = []
 
-    def records(self, path: Path, statement: UUID) -> Iterator[list[tuple[Any, ...]]]:
-        """Yield rows for the table of lines, some at a time; raises `FileError` at the end."""
-        name = self._account.name
+    def rows(self, path: Path, statement: UUID) -> Iterator[bytes]:
+        """Yield rows for the table of lines as COPY reads text; raises `FileError` at the end."""
+        name, named = self._account.name, str(statement)
         with opened(path, self._file_name, self._layout) as table:
             for chunk in self._chunks(table):
                 # A file with a bad line is read on for the others, and imports nothing.
-                yield (
-                    []
-                    if self._complaints
-                    else [
-                        (
-                            shard_of(name, line.vendor_message_id),
-                            statement,
-                            line.line,
-                            line.phone and message_id(name, line.vendor_message_id, line.phone),
-                            line.vendor_message_id,
-                            line.phone,
-                            line.segments,
-                            line.amount,
-                            line.sent_at,
-                            line.status,
-                        )
-                        for line in chunk
-                    ]
-                )
+                if not self._complaints:
+                    yield "".join([_copied(name, named, line) for line in chunk]).encode()
         if self._complaints:
             raise FileError.of(self._file_name, self._complaints, more=self._gave_up)
 
@@ -483,6 +471,7 @@ class _Reading:
     def _chunks(self, table: Table) -> Iterator[list[_Line]]:
         """Yield the file's good lines, so many rows of it at a time, and note what is wrong."""
         self._since_1904 = table.since_1904
+        self._cells = table.columns.getter(*_FIELDS)
         chunk: list[_Line] = []
         try:
             for number, row in enumerate(table.rows(), start=1):
@@ -506,7 +495,9 @@ class _Reading:
 
     def _line(self, row: Row, columns: Columns) -> _Line | None:
         """Return the row's line, counted; None where it bills nothing. Raises `FileError`."""
-        word = adds_up(row, columns, "vendor_message_id")
+        id, phone, segments, amount, sent_at, status = self._cells(row)
+        plain_id = id.isascii() and id.isdigit()
+        word = None if plain_id else adds_up(row, columns, "vendor_message_id")
         if word in SUBTOTALS:
             self._check_totals(row, columns, self._part)
             self._part = Totals()
@@ -516,18 +507,18 @@ class _Reading:
             self._totals_line = row.line
             return None
         if self._totals_line is not None:
-            if columns.get(row, "segments") or columns.get(row, "amount"):
+            if segments or amount:
                 reason = f"comes after the totals in line {self._totals_line}"
                 raise FileError(self._file_name, reason, line=row.line)
             return None  # who made it, and when it was printed
         line = _Line(
             line=row.line,
-            vendor_message_id=id_of(row, columns),
-            phone=phone_of(row, columns),
-            segments=_segments(row, columns),
-            amount=amount_of(row, columns),
-            sent_at=self._sent_at(row, columns),
-            status=columns.get(row, "status")[:100] or None,
+            vendor_message_id=id if plain_id and len(id) <= _MAX_ID else id_of(row, columns),
+            phone=phone if _MAINLAND.fullmatch(phone) else phone_of(row, columns),
+            segments=_segments(row, columns, segments),
+            amount=_amount(row, columns, amount),
+            sent_at=self._sent_at(row, columns, sent_at),
+            status=status[:100] or None,
         )
         self.totals.add(line)
         self._part.add(line)
@@ -537,8 +528,8 @@ class _Reading:
         """Hold the file's own totals against its lines: who cut the file, or doubled it, is found out."""
         if self._complaints:
             return  # what its bad lines bill is not known
-        if columns.get(row, "segments"):
-            stated = _segments(row, columns, limit=None)
+        if segments := columns.get(row, "segments"):
+            stated = _segments(row, columns, segments, limit=None)
             if stated != totals.segments:
                 reason = f"the totals say {stated}, and the lines add up to {totals.segments}"
                 raise columns.error(row, "segments", reason)
@@ -547,8 +538,7 @@ class _Reading:
             reason = f"the totals say {amount}, and the lines add up to {totals.amount or 0}"
             raise columns.error(row, "amount", reason)
 
-    def _sent_at(self, row: Row, columns: Columns) -> datetime | None:
-        text = columns.get(row, "sent_at")
+    def _sent_at(self, row: Row, columns: Columns, text: str) -> datetime | None:
         if not text:
             return None
         time_format = self._layout.time_format
@@ -560,6 +550,27 @@ class _Reading:
             wanted = f" as {time_format}" if time_format else ""
             reason = f"{cells.quoted(text)} is not a time{wanted}"
             raise columns.error(row, "sent_at", reason) from None
+
+
+def _copied(account: str, statement: str, line: _Line) -> str:
+    """Return a row of the table of lines as COPY reads text."""
+    shard: int
+    id: UUID | None = None
+    if line.phone is None:
+        shard = shard_of(account, line.vendor_message_id)
+    else:
+        shard, id = message_keys(account, line.vendor_message_id, line.phone)
+    amount, at = line.amount, line.sent_at
+    return (
+        f"{shard}\t{statement}\t{line.line}\t{_NULL if id is None else id}"
+        f"\t{_escaped(line.vendor_message_id)}\t{line.phone or _NULL}\t{line.segments}"
+        f"\t{_NULL if amount is None else str(amount)}\t{_NULL if at is None else at.isoformat()}"
+        f"\t{_NULL if line.status is None else _escaped(line.status)}\n"
+    )
+
+
+def _escaped(text: str) -> str:
+    return text if text.isalnum() else text.translate(_ESCAPES)
 
 
 def adds_up(row: Row, columns: Columns, naming: str) -> str | None:
@@ -621,8 +632,7 @@ def phone_of(row: Row, columns: Columns) -> str | None:
     return phone
 
 
-def _segments(row: Row, columns: Columns, limit: int | None = _MAX_SEGMENTS) -> int:
-    text = columns.get(row, "segments")
+def _segments(row: Row, columns: Columns, text: str, limit: int | None = _MAX_SEGMENTS) -> int:
     try:
         number = cells.whole(text)
     except ValueError as error:
@@ -634,7 +644,10 @@ def _segments(row: Row, columns: Columns, limit: int | None = _MAX_SEGMENTS) -> 
 
 def amount_of(row: Row, columns: Columns) -> Decimal | None:
     """Return the amount of a row, or None; raises `FileError`."""
-    text = columns.get(row, "amount")
+    return _amount(row, columns, columns.get(row, "amount"))
+
+
+def _amount(row: Row, columns: Columns, text: str) -> Decimal | None:
     if not text:
         return None
     try:

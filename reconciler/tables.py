@@ -6,9 +6,10 @@ Rows come out one at a time with their line in the file, so that every complaint
 import codecs
 import csv
 import io
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -150,6 +151,20 @@ class Columns:
         if position is None or position >= len(row.cells):
             return ""
         return row.cells[position]
+
+    def getter(self, *fields: str) -> Callable[[Row], tuple[str, ...]]:
+        """Return what gives the cells of two `fields` or more in a row, as `get` does one by one."""
+        # What has no column is at the end of each row, where an empty cell is put.
+        positions = [self.positions.get(field, -1) for field in fields]
+        take = itemgetter(*positions)
+        width = max(positions) + 1
+
+        def cells(row: Row) -> tuple[str, ...]:
+            missing = width - len(row.cells)
+            found: tuple[str, ...] = take([*row.cells, *[""] * missing, ""])
+            return found
+
+        return cells
 
     def error(self, row: Row, field: str, reason: str) -> FileError:
         """Make the error that names this cell."""
@@ -346,10 +361,11 @@ def _csv_rows(
         line = 1
         try:
             for cells in reader:
-                stripped = [_stripped(cell) for cell in cells]
+                stripped = list(map(_stripped if lines.computed else str.strip, cells))
                 if any(stripped):
                     yield Row(line, stripped)
                 lines.characters = 0
+                lines.computed = False
                 line = reader.line_num + 1
                 if not line & 1023:
                     progress.share = raw.tell() / size
@@ -358,10 +374,14 @@ def _csv_rows(
 
 
 class _Lines:
-    """The lines of a file, of which one row may take so many characters."""
+    """The lines of a file, of which one row may take so many characters.
+
+    `computed` tells that a cell of the row may be written as ="…".
+    """
 
     def __init__(self, file: io.TextIOWrapper) -> None:
         self.characters = 0
+        self.computed = False
         self._file = file
 
     def __iter__(self) -> Iterator[str]:
@@ -370,6 +390,8 @@ class _Lines:
             self.characters += len(text)
             if self.characters > MAX_ROW_CHARACTERS:
                 raise csv.Error(f"a row of more than {MAX_ROW_CHARACTERS:,} characters")
+            if '="' in text:
+                self.computed = True
             yield text
 
 

@@ -7,6 +7,7 @@ let running jobs finish their step and give up their leases, close the pool.
 import socket
 
 import uvicorn
+from litestar import Litestar
 
 from reconciler.api import create_app
 from reconciler.jobs import Jobs
@@ -27,6 +28,11 @@ class Protocol(Bounded):
 def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     """Serve the API on `bound`, and run the jobs, until SIGTERM or SIGINT."""
     app = create_app(settings, database, jobs=lambda pool, asking: Jobs(settings, pool, asking))
+    server(app).run(sockets=[bound])
+
+
+def server(app: Litestar) -> Server:
+    """Return what serves the API as we run it."""
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -39,4 +45,4 @@ def run(settings: Settings, database: Database, bound: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    Server(config).run(sockets=[bound])
+    return Server(config)
