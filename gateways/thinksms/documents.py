@@ -80,7 +80,7 @@ def _xml(text: str) -> Page:
 
 
 def _plain_rows(text: str) -> Page | None:
-    """Return what `_xml_rows` does, in a third of the time, of a document as nearly all are; else None."""
+    """Return what `_xml_rows` does, in half the time, of a document as nearly all are; else None."""
     if text.count("<!") > text.count("<![CDATA[") or text.count("<?") > 1:
         return None  # perhaps a document type, and with it entities
     try:
@@ -91,16 +91,15 @@ def _plain_rows(text: str) -> Page | None:
         return None
     rows: list[Row] = []
     answer: dict[str, object] = {}
-    names: dict[str, str] = {}
     for element in root:
         name = element.tag.lower()
         if name in _BOXES:
             row: dict[str, object] = {}
             for field in element:
-                tag = field.tag
-                if len(field) or tag[0] == "{":
+                tag = field.tag.lower()
+                if len(field) or tag[0] == "{" or tag in _BOXES:
                     return None
-                row[names.get(tag) or names.setdefault(tag, tag.lower())] = field.text or ""
+                row[tag] = field.text or ""
             rows.append(row)
         elif len(element) or name[0] == "{":
             return None

@@ -791,3 +791,31 @@ def test_any_value_in_an_answer_is_read_or_refused(
     for event in parsed.events:
         if isinstance(event, Balance):
             assert event.amount.is_finite()
+
+
+TEXTS = st.sampled_from(
+    ["", "10", " 退订 ", "a&amp;b", "<![CDATA[<b>]]>", "<!-- x -->7", "&#20013;"]
+)
+FIELDS = st.tuples(
+    st.sampled_from(["mobile", "TaskId", "status", "x:status", "errorcode", "statusbox"]), TEXTS
+)
+
+
+@given(
+    rows=st.lists(st.tuples(st.sampled_from(["statusbox", "CallBox", "error"]), st.lists(FIELDS))),
+    head=st.sampled_from(["", '<?xml version="1.0" encoding="gb2312"?>', "<!DOCTYPE returnsms>"]),
+    root=st.sampled_from(["returnsms", "ReturnSMS", "returnsms xmlns='u'", "other"]),
+    cut=st.integers(0, 30),
+)
+def test_a_plain_document_has_the_rows_that_every_other_has(
+    rows: list[tuple[str, list[tuple[str, str]]]], head: str, root: str, cut: int
+) -> None:
+    boxes = "".join(
+        f"<{box}>{''.join(f'<{name}>{text}</{name}>' for name, text in fields)}</{box}>\n"
+        for box, fields in rows
+    )
+    text = f"{head}<{root}>{boxes}</{root.split(' ')[0]}>"
+    text = text[: len(text) - cut] if cut else text
+    plain = documents._plain_rows(text)
+    if plain is not None:
+        assert plain == documents._xml_rows(text)

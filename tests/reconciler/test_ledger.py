@@ -296,3 +296,81 @@ async def test_nothing_is_registered_of_nothing(pool: Any) -> None:
 
 async def test_same_id_at_two_accounts_is_two_messages(pool: Any) -> None:
     assert (await register(pool, row(), row(account="sms"))).recorded == 2
+
+
+async def test_a_long_call_is_registered_in_parts_and_the_first_of_two_rows_stands(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_PART_ROWS", 4)
+    monkeypatch.setattr(ledger, "_STEP_ROWS", 3)
+    rows = [row(vendor_message_id=str(number), reference=f"r{number}") for number in range(23)]
+    again = [row(vendor_message_id=str(number), reference="again") for number in range(23)]
+    bad = [row(vendor_message_id="x", phone="-")] * 9
+    done = await register(pool, *rows, *bad, *again, *bad)
+    assert (done.recorded, done.duplicates) == (23, 23)
+    assert [one.index for one in done.rejected] == [*range(23, 32), *range(55, 64)]
+    kept = await pool.fetch("SELECT vendor_message_id AS id, reference FROM messages")
+    assert {one["id"]: one["reference"] for one in kept} == {
+        str(number): f"r{number}" for number in range(23)
+    }
+    assert await pool.fetchval("SELECT count(*) FROM awaiting") == 23
+    assert await pool.fetchval("SELECT sum(cardinality(message_ids)) FROM unlinked_messages") == 23
+
+
+async def test_a_call_that_breaks_off_is_registered_whole_by_the_next(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_PART_ROWS", 2)
+    monkeypatch.setattr(ledger, "_STEP_ROWS", 2)
+    rows = [row(vendor_message_id=str(number)) for number in range(9)]
+    store = ledger._store
+    parts = 0
+
+    async def away_at_the_third(*arguments: Any) -> int:
+        nonlocal parts
+        parts += 1
+        if parts == 3:
+            raise ConnectionResetError
+        return await store(*arguments)
+
+    monkeypatch.setattr(ledger, "_store", away_at_the_third)
+    with pytest.raises(ConnectionResetError):
+        await register(pool, *rows)
+    assert await pool.fetchval("SELECT count(*) FROM messages") < 9
+    done = await register(pool, *rows)
+    assert done.recorded + done.duplicates == 9
+    assert await pool.fetchval("SELECT count(*) FROM messages") == 9
+    assert await pool.fetchval("SELECT count(*) FROM awaiting") == 9
+
+
+SHAPES = [
+    {"segments": 1.0},
+    {"segments": True},
+    {"segments": None},
+    {"segments": 10**30},
+    {"content": "\0"},
+    {"content": "😀"},
+    {"content": 5},
+    {"other": 1},
+    {"sent_at": "2026-10-05T09:30:00"},
+    {"sent_at": 1_760_000_000},
+    {"account": None},
+    {"vendor_message_id": " 7 "},
+    {"phone": "x"},
+    {"reference": "r" * 201},
+]
+
+
+@pytest.mark.parametrize("more", SHAPES)
+def test_a_row_is_the_same_decoded_alone_or_with_others(more: dict[str, Any]) -> None:
+    def checked(one: object) -> object:
+        try:
+            return ledger.convert(one, ACCOUNTS, NOW)
+        except ValueError as error:
+            return str(error)
+
+    rows = [row(), row(**more), row(vendor_message_id="3")]
+    text = msgspec.json.encode(rows)
+    found = [checked(one) for one in ledger.decode_array(text)]
+    assert found == [checked(one) for one in rows]
+    assert found == [checked(ledger.decode_row(msgspec.json.encode(one))) for one in rows]

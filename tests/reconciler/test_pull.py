@@ -566,3 +566,61 @@ async def test_cancelled_it_lets_the_page_in_flight_land(pool: Any, tmp_path: Pa
         assert len(vendor.requests) == 1
     assert await reported(pool) == everything[:LIMIT]
     assert await _states(pool) == ["recorded"]
+
+
+async def test_the_next_page_is_read_while_one_is_settled_and_two_wait_at_most(
+    pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = Box(22)
+    everything = list(box.waiting)
+    settle = Caller.settle
+    go_on = asyncio.Event()
+
+    async def slow(self: Caller, *arguments: Any) -> int:
+        await go_on.wait()
+        return await settle(self, *arguments)
+
+    monkeypatch.setattr(Caller, "settle", slow)
+    async with _reading(pool, tmp_path, box.answer) as (caller, vendor):
+        reading = asyncio.create_task(_pull(caller, tmp_path))
+        await until(lambda: _recorded(pool, 2))
+        assert len(vendor.requests) == 2
+        assert await reported(pool) == []
+        go_on.set()
+        done = await reading
+    assert (done.pages, done.rows, done.failures) == (5, 22, [])
+    assert await reported(pool) == everything
+
+
+async def test_a_page_that_cannot_be_settled_ends_the_pass_when_the_one_in_flight_has_landed(
+    pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = Box(22)
+    everything = list(box.waiting)
+    settle = Caller.settle
+    pages = 0
+
+    async def away_for_the_first(self: Caller, *arguments: Any) -> int:
+        nonlocal pages
+        pages += 1
+        if pages == 1:
+            await until(lambda: len(vendor.requests) == 2)
+            raise asyncpg.ConnectionDoesNotExistError
+        return await settle(self, *arguments)
+
+    async with _reading(pool, tmp_path, box.answer) as (caller, vendor):
+        with monkeypatch.context() as patched:
+            patched.setattr(Caller, "settle", away_for_the_first)
+            with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+                await _pull(caller, tmp_path)
+        assert len(vendor.requests) == 2
+        assert await _states(pool) == ["recorded"] * 2
+        await _settle_left_behind(pool, caller)
+        assert await reported(pool) == everything[: 2 * LIMIT]
+        await _pull(caller, tmp_path)
+    assert await reported(pool) == everything
+    assert await pool.fetchval(LOST) == 0
+
+
+async def _recorded(pool: Any, pages: int) -> bool:
+    return bool(await pool.fetchval("SELECT count(*) FROM records") == pages)

@@ -857,3 +857,33 @@ async def test_another_sheet_of_the_same_file_is_another_bill(
     assert [one.version for one in done] == [1, 2, 2]
     assert [one.duplicate_of for one in done] == [None, None, done[1].id]
     assert [row[1] for row in await lines(connection, done[1].id)] == ["b"]
+
+
+async def test_no_character_of_a_cell_is_taken_for_copys_own(
+    connection: Any, tmp_path: Path
+) -> None:
+    ids = ["a\\b", "a\\\\N", "\\.", "\\N", "x\ty", "x\ny", "x\r\ny", '="z"', "任务-7", "é😀"]
+    text = io.StringIO()
+    written = csv.writer(text)
+    written.writerow(HEAD)
+    for id in ids:
+        written.writerow([id, "13800138000", "1", "0.035", "2026-10-05 09:30:00", id])
+    done = await imported(connection, text.getvalue(), tmp_path)
+    kept = await connection.fetch(
+        "SELECT vendor_message_id AS id, status FROM lines WHERE statement_id = $1 ORDER BY line",
+        done.id,
+    )
+    plain = ["z" if id == '="z"' else id for id in ids]
+    assert [(row["id"], row["status"]) for row in kept] == [(id, id) for id in plain]
+
+
+async def test_a_row_may_end_before_its_last_columns(connection: Any, tmp_path: Path) -> None:
+    done = await imported(
+        connection, "任务ID,计费条数,手机号,金额,状态\r\n7,2\r\n8,1,13800138000\r\n", tmp_path
+    )
+    found = await connection.fetch(
+        "SELECT vendor_message_id AS id, segments, phone, amount FROM lines WHERE statement_id = $1"
+        " ORDER BY line",
+        done.id,
+    )
+    assert [tuple(row) for row in found] == [("7", 2, None, None), ("8", 1, "13800138000", None)]
