@@ -42,7 +42,7 @@ _STEP_ROWS = 250
 
 _MAX_ID, _MAX_PHONE, _MAX_REFERENCE, _MAX_TEMPLATE, _MAX_SIGN, _MAX_CONTENT = MAX_TEXT.values()
 _DAY = timedelta(days=1)
-_KEY = itemgetter(0, 1)
+_key_of = itemgetter(0, 1)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -77,6 +77,8 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int
     rejected: list[Rejected]
 
+
+_Key = tuple[int, UUID]
 
 _RAW_ROWS = msgspec.json.Decoder(list[msgspec.Raw])
 _SENT_ROWS = msgspec.json.Decoder(list[Sent])
@@ -189,10 +191,10 @@ async def register(
     waits = {name: waiting_time(settings) for name, settings in accounts.items()}
     waiting = {name: wait.total_seconds() for name, wait in waits.items() if wait is not None}
     sent = 0
-    new = 0
     rejected: list[Rejected] = []
     known: set[UUID] = set()
-    storing: deque[asyncio.Task[int]] = deque()
+    new: list[_Key] = []
+    storing: deque[asyncio.Task[list[_Key]]] = deque()
     left = iter(rows)
     try:
         while part := await _read(left, accounts, known):
@@ -209,7 +211,12 @@ async def register(
         for task in storing:
             task.cancel()
         await asyncio.gather(*storing, return_exceptions=True)
-    return Registered(recorded=new, duplicates=sent - new, rejected=rejected)
+    if new:
+        # After the commits and not in one: see runtime.settlement for why. And after the last of them:
+        # a report for one of many numbers of a vendor's id would be a stranger to those before it.
+        async with pool.acquire() as connection:
+            await settlement.join_orphans(connection, new)
+    return Registered(recorded=len(new), duplicates=sent - len(new), rejected=rejected)
 
 
 class _Part(msgspec.Struct):
@@ -238,7 +245,7 @@ async def _read(
         # For the requests of others, and for what PostgreSQL has not read yet.
         await asyncio.sleep(0)
     # One order for all processes: two calls with the same rows must not deadlock.
-    part.rows.sort(key=_KEY)
+    part.rows.sort(key=_key_of)
     return part if part.sent or part.rejected else None
 
 
@@ -247,22 +254,16 @@ async def _store(
     rows: Sequence[tuple[Any, ...]],
     waiting: Mapping[str, float],
     now: datetime,
-) -> int:
-    """Register some rows in a transaction, and join the reports that came before; return how many were new."""
+) -> list[_Key]:
+    """Register some rows in a transaction; return the keys of those that were new."""
     columns = list(zip(*rows, strict=True))
-    shards: Sequence[int] = columns[0]
-    ids: Sequence[UUID] = columns[1]
     async with pool.acquire() as connection:
         done = await connection.fetchrow(
             QUERIES["register"], *columns, list(waiting), list(waiting.values()), now
         )
-        recorded: int = done["recorded"]
-        if recorded < len(ids):
-            ids = done["ids"] or ()
-            shards = [shard_of_message(id) for id in ids]
-        # After the commit and not in it: see runtime.settlement for why.
-        await settlement.join_orphans(connection, list(zip(shards, ids, strict=True)))
-    return recorded
+    if done["recorded"] == len(rows):
+        return [row[:2] for row in rows]
+    return [(shard_of_message(id), id) for id in done["ids"] or ()]
 
 
 def _row(sent: Sent, settings: AccountSettings) -> tuple[Any, ...]:

@@ -10,8 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateways.gateway import Callback
 from reconciler import ledger
 from reconciler.ledger import Registered, Rejected, Sent
+from runtime import records, settlement, trust
 from runtime.settings import parse
 
 pytestmark = pytest.mark.anyio
@@ -326,7 +328,7 @@ async def test_a_call_that_breaks_off_is_registered_whole_by_the_next(
     store = ledger._store
     parts = 0
 
-    async def away_at_the_third(*arguments: Any) -> int:
+    async def away_at_the_third(*arguments: Any) -> Any:
         nonlocal parts
         parts += 1
         if parts == 3:
@@ -341,6 +343,31 @@ async def test_a_call_that_breaks_off_is_registered_whole_by_the_next(
     assert done.recorded + done.duplicates == 9
     assert await pool.fetchval("SELECT count(*) FROM messages") == 9
     assert await pool.fetchval("SELECT count(*) FROM awaiting") == 9
+
+
+async def test_reports_that_came_first_are_no_strangers_to_the_other_parts_of_their_call(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_PART_ROWS", 2)
+    monkeypatch.setattr(ledger, "_STEP_ROWS", 2)
+    phones = [f"139{number:08}" for number in range(9)]
+    boxes = "".join(
+        f"<statusbox><mobile>{phone}</mobile><taskid>9</taskid><status>10</status></statusbox>"
+        for phone in phones
+    )
+    push = Callback(
+        method="POST", query=b"", headers={}, body=f"<returnsms>{boxes}</returnsms>".encode()
+    )
+    early = records.of_callback("sms", push, received_at=NOW, peer="1.2.3.4")
+    await settlement.settle(pool, ACCOUNTS, [early], batches=(), now=NOW)
+    assert await pool.fetchval("SELECT count(*) FROM reports WHERE orphan") == 9
+    marked: list[Any] = []
+    monkeypatch.setattr(trust, "_count", marked.extend)
+    rows = [row(account="sms", vendor_message_id="9", phone=phone) for phone in phones]
+    assert (await register(pool, *rows)).recorded == 9
+    assert await pool.fetchval("SELECT count(*) FROM messages WHERE status = 'delivered'") == 9
+    assert await pool.fetchval("SELECT count(*) FROM reports WHERE orphan OR left_out") == 0
+    assert marked == []
 
 
 SHAPES = [
