@@ -41,51 +41,34 @@ stored AS (
     )
     SELECT
         t.digest,
-        t.account,
-        t.source,
-        t.call,
+        ($11::text[])[t.head],
+        ($12::text[])[t.head],
+        ($13::text[])[t.head],
         t.subject,
         batch.id,
         t.received_at,
         t.received_at,
         t.deliveries,
-        t.method,
+        ($14::text[])[t.head],
         t.query,
         t.headers,
         t.body,
-        t.peer
+        ($15::text[])[t.head]
     FROM unnest(
         $3::bytea[],
-        $4::text[],
-        $5::text[],
+        $4::timestamptz[],
+        $5::bigint[],
         $6::text[],
-        $7::text[],
-        $8::timestamptz[],
-        $9::bigint[],
-        $10::text[],
-        $11::bytea[],
-        $12::text[],
-        $13::bytea[],
-        $14::text[]
-    ) AS t (
-        digest,
-        account,
-        source,
-        call,
-        subject,
-        received_at,
-        deliveries,
-        method,
-        query,
-        headers,
-        body,
-        peer
-    )
+        $7::bytea[],
+        $8::bytea[],
+        $9::text[],
+        $10::integer[]
+    ) AS t (digest, received_at, deliveries, subject, query, body, headers, head)
     CROSS JOIN batch
     ON CONFLICT (digest) DO UPDATE
     SET
         deliveries = r.deliveries + CASE
-            WHEN $15::boolean AND excluded.received_at IN (r.received_at, r.last_received_at) THEN 0
+            WHEN $16::boolean AND excluded.received_at IN (r.received_at, r.last_received_at) THEN 0
             ELSE excluded.deliveries
         END,
         last_received_at = greatest(r.last_received_at, excluded.last_received_at)
@@ -300,6 +283,13 @@ SELECT
     date_part('epoch', l.sent_at) AS sent
 FROM locked AS l
 ORDER BY l.shard, l.id;
+
+-- name: lock_plain
+-- Returns all keys, so that every report goes by lock_messages: a lock in several shards is no short way here.
+SELECT
+    u.shard,
+    u.id
+FROM unnest($1::integer[], $2::uuid[]) AS u (shard, id);
 
 -- name: joinable_orphans_of
 -- Finds which of the given, newly known messages have reports already.
