@@ -477,6 +477,9 @@ kept AS (
 )
 
 SELECT
+    k.shard,
+    k.message_id,
+    k.fingerprint,
     k.account,
     k.reasons,
     k.state,
