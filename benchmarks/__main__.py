@@ -23,6 +23,10 @@ from runtime.database import DATABASE_ERRORS
 # Name: its module, imported when it is asked for.
 BENCHMARKS = {
     "callbacks": "benchmarks.callbacks",
+    "offered": "benchmarks.offered",
+    "callbacks-100": "benchmarks.many",
+    "query": "benchmarks.query",
+    "start": "benchmarks.start",
     "reconcile": "benchmarks.reconcile",
     "import": "benchmarks.statements",
     "sent": "benchmarks.sent",
@@ -42,6 +46,12 @@ def main() -> int:
         type=_millions,
         metavar="N,N",
         help="how many to reconcile (default: 1,5,10); the audit has the last's (default: 1)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=1.0,
+        help="for how long callbacks are offered and memory is watched (default: 1)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     parser.add_argument(
@@ -63,7 +73,7 @@ def main() -> int:
         print(f"{name} ...", file=sys.stderr, flush=True)
         run = importlib.import_module(BENCHMARKS[name]).run
         try:
-            given = _sizes(name, chosen.millions)
+            given = _sizes(name, chosen.millions, chosen.minutes)
             measured += asyncio.run(run(chosen.folder, quick=chosen.quick, **given))
         except _COULD_NOT as error:
             failed = True
@@ -82,8 +92,10 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _sizes(name: str, millions: tuple[int, ...] | None) -> dict[str, Any]:
+def _sizes(name: str, millions: tuple[int, ...] | None, minutes: float) -> dict[str, Any]:
     match name:
+        case "offered":
+            return {"minutes": minutes}
         case "reconcile" if millions:
             return {"millions": millions}
         case "audit" if millions:

@@ -37,6 +37,7 @@ def compared(
     baseline_work: str,
     at_least: float | None = None,
     later: float | None = None,
+    stretch: float | None = None,
     notes: dict[str, Any] | None = None,
 ) -> Figure:
     """Make a figure of `rounds`, each (ours, baseline); goals are ratios."""
@@ -45,6 +46,8 @@ def compared(
     words = [f">= {at_least:g} x"] if at_least is not None else []
     if later is not None:
         words.append(f"later {later:g} x")
+    if stretch is not None:
+        words.append(f"stretch {stretch:g} x")
     return Figure(
         name=name,
         work=work,

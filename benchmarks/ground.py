@@ -8,10 +8,12 @@ import asyncio
 import multiprocessing
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -35,15 +37,18 @@ SQL = Queries(Path(__file__).resolve().parent / "sql")
 PERIOD = "2026-01"
 PUSHED = "pushed"  # an account at a vendor that pushes
 PULLED = "pulled"  # and one at a vendor that is asked
+ASKED = "asked"  # and one whose vendor is asked message by message
 TOKEN = "token-of-the-benchmark"
 
-_SETTINGS = f"""\
+SETTINGS = f"""\
 data_dir = "./data"
 
 [receiver]
 host = "127.0.0.1"
 port = 0
-workers = 2
+
+[reconciler]
+port = 0
 
 [accounts.{PUSHED}]
 gateway = "thinkapi"
@@ -57,6 +62,7 @@ price = "0.035"
 [accounts.{PULLED}]
 gateway = "thinksms"
 credentials = {{ user_id = "none-is-called", account = "none-is-called", password = "none-is-called" }}
+callback_tokens = ["{TOKEN}"]
 """
 _DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 _READY_SECONDS = 60.0
@@ -102,7 +108,7 @@ async def prepared(parent: Path, name: str) -> AsyncIterator[Ground]:
     """Yield a fresh ground below `parent`, migrated and empty; nothing of it is left behind."""
     with _folder(parent, name) as folder:
         file = folder / "huizhi.toml"
-        file.write_text(_SETTINGS, "utf-8")
+        file.write_text(SETTINGS, "utf-8")
         settings = settings_file.load(file, {})
         embedded = Embedded(settings.data_dir)
         try:
@@ -122,7 +128,7 @@ async def prepared(parent: Path, name: str) -> AsyncIterator[Ground]:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A running `huizhi receiver`."""
+    """A running part of Huizhi, or what stands in its place."""
 
     process: int
     port: int
@@ -131,11 +137,24 @@ class Service:
 @contextmanager
 def receiver(ground: Ground) -> Iterator[Service]:
     """Run the real receiver, with its workers, on the ground's settings and database."""
-    log = ground.folder / "receiver.log"
+    with _service(ground, "receiver") as service:
+        yield service
+
+
+@contextmanager
+def reconciler(ground: Ground) -> Iterator[Service]:
+    """Run the real reconciler, likewise."""
+    with _service(ground, "reconciler") as service:
+        yield service
+
+
+@contextmanager
+def _service(ground: Ground, name: str) -> Iterator[Service]:
+    log = ground.folder / f"{name}.log"
     env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "huizhi", "--config", str(ground.settings.file), "receiver"],
+            [sys.executable, "-m", "huizhi", "--config", str(ground.settings.file), name],
             env=env,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -148,16 +167,66 @@ def receiver(ground: Ground) -> Iterator[Service]:
             port = int(said.partition("://")[2].partition("/")[0].rpartition(":")[2])
         except ValueError:
             process.wait(10)
-            raise CannotRun(f"the receiver did not start: {_last_line(log)}") from None
-        _await_ready(process, port, log)
+            raise CannotRun(f"the {name} did not start: {_last_line(log)}") from None
+        _await_ready(process, port, log, name)
         yield Service(process.pid, port)
     finally:
-        process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        ended(process)
+
+
+@contextmanager
+def plain_receiver(ground: Ground) -> Iterator[Service]:
+    """Run the receiver of `benchmarks/plain.py` on the ground's database, with a worker a core."""
+    log = ground.folder / "plain.log"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    dsn = ground.database.dsn.reveal()
+    env = {
+        **os.environ,
+        "PLAIN_DATABASE_URL": dsn.replace("postgresql:", "postgresql+asyncpg:", 1),
+        "PLAIN_TOKEN": TOKEN,
+    }
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "uvicorn", "benchmarks.plain:app", "--port", str(port)),
+                *("--workers", "2", "--loop", "uvloop", "--http", "httptools"),
+                *("--no-access-log", "--log-level", "error"),
+            ],
+            env=env,
+            stdout=errors,
+            stderr=errors,
+        )
+    try:
+        deadline = time.monotonic() + _READY_SECONDS
+        while not _answers(port):
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise CannotRun(f"the plain receiver did not start: {_last_line(log)}")
+            time.sleep(0.05)
+        yield Service(process.pid, port)
+    finally:
+        ended(process)
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def ended(process: subprocess.Popen[Any]) -> None:
+    """Have a process end, and wait for it."""
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +268,7 @@ def _folder(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _await_ready(process: subprocess.Popen[str], port: int, log: Path) -> None:
+def _await_ready(process: subprocess.Popen[str], port: int, log: Path, name: str) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -207,7 +276,7 @@ def _await_ready(process: subprocess.Popen[str], port: int, log: Path) -> None:
                 return
         except OSError:
             time.sleep(0.05)
-    raise CannotRun(f"the receiver is not ready: {_last_line(log)}")
+    raise CannotRun(f"the {name} is not ready: {_last_line(log)}")
 
 
 def _last_line(log: Path) -> str:

@@ -1,7 +1,8 @@
 """The load generator: a process that pushes callbacks, as light as Python lets it be.
 
 Plain sockets and one selector, requests made beforehand: what it uses of the processors is missing
-to the service and to PostgreSQL. A connection sends its next callback when the last is acknowledged.
+to the service and to PostgreSQL. A connection sends its next callback when the last is acknowledged;
+or, where a rate is given, callbacks fall due at that rate, whatever becomes of those before them.
 """
 
 import selectors
@@ -11,7 +12,7 @@ import time
 
 import msgspec
 
-ACKNOWLEDGEMENT = b'{"code":0}'
+_ACKNOWLEDGEMENTS = (b'{"code":0}', b"\r\n\r\nok")
 _OK = b"HTTP/1.1 200 "
 _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = b"content-length:"
@@ -33,8 +34,19 @@ _BODY = (
 )
 
 
+# A task of the "sms.aspx" platform goes to many numbers, and one push tells of many of them.
+_BOX = (
+    "<statusbox>\n<mobile>{phone}</mobile>\n<taskid>{task}</taskid>\n<status>10</status>\n"
+    "<receivetime>2026-01-01 08:00:03</receivetime>\n<errorcode>DELIVRD</errorcode>\n"
+    "<extno></extno>\n</statusbox>\n"
+)
+
+
 class Plan(msgspec.Struct, kw_only=True):
-    """What to push: the reports of `count` messages from number `first` on, for `seconds`."""
+    """What to push: the reports of `count` messages from number `first` on, for `seconds`.
+
+    `reports` of them in one callback; `rate` callbacks a second, None: as many as are acknowledged.
+    """
 
     port: int
     path: str
@@ -42,16 +54,22 @@ class Plan(msgspec.Struct, kw_only=True):
     seconds: float
     first: int
     count: int
+    reports: int = 1
+    rate: float | None = None
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """What came of it; times in seconds, of acknowledged callbacks from send to acknowledgement."""
+    """What came of it; times in seconds, of acknowledged callbacks from send to acknowledgement.
+
+    With a rate they begin when the callback was due, so that one that could not be sent in time counts.
+    """
 
     acknowledged: int
     refused: int
     seconds: float
     p50: float
     p99: float
+    p999: float
     worst: float
     processor_seconds: float
 
@@ -59,6 +77,15 @@ class Outcome(msgspec.Struct, kw_only=True):
 def body(number: int) -> bytes:
     """Return the push that reports message `number` of `fill_messages` delivered."""
     return _BODY.format(id=10**12 + number, phone=13_800_000_000 + number % 10**8).encode()
+
+
+def document(first: int, count: int) -> bytes:
+    """Return the push that reports `count` messages of `fill_messages`, 100 to a task, delivered."""
+    boxes = "".join(
+        _BOX.format(phone=13_800_000_000 + number % 10**8, task=10**12 + number // 100)
+        for number in range(first, first + count)
+    )
+    return f'<?xml version="1.0" encoding="utf-8" ?>\n<returnsms>\n{boxes}</returnsms>'.encode()
 
 
 class _Connection:
@@ -71,21 +98,60 @@ class _Connection:
         self.received = b""
         self.sent_at = 0.0
 
+    def answer(self) -> bool | None:
+        """Read; tell whether the callback was acknowledged, None: its answer has not ended."""
+        received = self.received + self.socket.recv(65536)
+        if not received:
+            raise ConnectionError("the service closed a connection")
+        well = received.startswith(_OK)
+        if not (well and received.endswith(_ACKNOWLEDGEMENTS)) and not _whole(received):
+            self.received = received
+            return None
+        self.received = b""
+        return well
+
 
 def push(plan: Plan) -> Outcome:
     """Push until the time or the messages are over, and every callback is answered."""
+    requests = _requests(plan)
+    connections = [_Connection(plan.port) for _ in range(plan.connections)]
+    used = time.process_time()
+    way = _one_after_another if plan.rate is None else _as_they_fall_due
+    took, refused, seconds = way(plan, requests, connections)
+    used = time.process_time() - used
+    for connection in connections:
+        connection.socket.close()
+    took.sort()
+    return Outcome(
+        acknowledged=len(took),
+        refused=refused,
+        seconds=seconds,
+        p50=took[len(took) // 2],
+        p99=took[len(took) * 99 // 100],
+        p999=took[len(took) * 999 // 1000],
+        worst=took[-1],
+        processor_seconds=used,
+    )
+
+
+def _requests(plan: Plan) -> list[bytes]:
+    """Return the requests to pop from the end."""
     requests = []
-    for number in range(plan.first, plan.first + plan.count):
-        text = body(number)
+    for number in range(plan.first, plan.first + plan.count, plan.reports):
+        text = body(number) if plan.reports == 1 else document(number, plan.reports)
         head = _REQUEST.format(path=plan.path, port=plan.port, length=len(text))
         requests.append(head.encode() + text)
     requests.reverse()
+    return requests
+
+
+def _one_after_another(
+    plan: Plan, requests: list[bytes], connections: list[_Connection]
+) -> tuple[list[float], int, float]:
     selector = selectors.DefaultSelector()
-    connections = [_Connection(plan.port) for _ in range(plan.connections)]
     clock = time.perf_counter
     took: list[float] = []
     refused = 0
-    used = time.process_time()
     started = clock()
     deadline = started + plan.seconds
     ended = started
@@ -102,40 +168,63 @@ def push(plan: Plan) -> Outcome:
             raise TimeoutError(f"{waiting} callbacks are not answered after 30 seconds")
         for key, _ in ready:
             connection = key.data
-            received = connection.received + connection.socket.recv(65536)
-            if not received:
-                raise ConnectionError("the service closed a connection")
-            if received.startswith(_OK) and received.endswith(ACKNOWLEDGEMENT):
-                ended = clock()
-                took.append(ended - connection.sent_at)
-            elif _whole(received):
-                ended = clock()
-                refused += 1
-            else:
-                connection.received = received
+            acknowledged = connection.answer()
+            if acknowledged is None:
                 continue
-            connection.received = b""
+            ended = clock()
+            if acknowledged:
+                took.append(ended - connection.sent_at)
+            else:
+                refused += 1
             if requests and ended < deadline:
                 connection.sent_at = ended
                 connection.socket.sendall(requests.pop())
             else:
                 waiting -= 1
+    return took, refused, ended - started
+
+
+def _as_they_fall_due(
+    plan: Plan, requests: list[bytes], connections: list[_Connection]
+) -> tuple[list[float], int, float]:
+    assert plan.rate is not None
+    selector = selectors.DefaultSelector()
     for connection in connections:
-        connection.socket.close()
-    took.sort()
-    return Outcome(
-        acknowledged=len(took),
-        refused=refused,
-        seconds=ended - started,
-        p50=took[len(took) // 2],
-        p99=took[len(took) * 99 // 100],
-        worst=took[-1],
-        processor_seconds=time.process_time() - used,
-    )
+        selector.register(connection.socket, selectors.EVENT_READ, connection)
+    clock = time.perf_counter
+    took: list[float] = []
+    refused = sent = 0
+    total = min(len(requests), round(plan.seconds * plan.rate))
+    free = list(connections)
+    ended = started = clock()
+    while len(took) + refused < total:
+        now = clock()
+        while free and sent < total and (due := started + sent / plan.rate) <= now:
+            connection = free.pop()
+            connection.sent_at = due
+            connection.socket.sendall(requests.pop())
+            sent += 1
+        pause = 30.0
+        if free and sent < total:
+            pause = max(0.0, started + sent / plan.rate - clock())
+        for key, _ in selector.select(pause):
+            connection = key.data
+            acknowledged = connection.answer()
+            if acknowledged is None:
+                continue
+            ended = clock()
+            if acknowledged:
+                took.append(ended - connection.sent_at)
+            else:
+                refused += 1
+            free.append(connection)
+        if ended < clock() - 30:
+            raise TimeoutError("callbacks are not answered after 30 seconds")
+    return took, refused, ended - started
 
 
 def _whole(received: bytes) -> bool:
-    """Tell whether an answer, of whatever kind, has come to its end."""
+    """Tell whether an answer has come to its end."""
     head, end, rest = received.partition(_END_OF_HEAD)
     if not end:
         return False

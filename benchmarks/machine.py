@@ -52,9 +52,18 @@ def peak_bytes(process: int | str = "self") -> int:
 
     From the kernel's own word on this program: `getrusage` also counts what was before its exec.
     """
+    return _status(process, "VmHWM:")
+
+
+def held_bytes(process: int) -> int:
+    """Return the memory that a process holds now; 0 where the system does not say."""
+    return _status(process, "VmRSS:")
+
+
+def _status(process: int | str, what: str) -> int:
     with suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text("ascii").splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(what):
                 return int(line.split()[1]) * 1024
     return 0
 

@@ -101,7 +101,8 @@ def _workers() -> int:
     cores = (
         os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     )
-    return min(len(cores), 4)
+    # PostgreSQL beside it takes as much; and the fewer they are, the more callbacks share a commit.
+    return min(max(len(cores) // 2, 1), 4)
 
 
 class ReceiverSettings(_Table, frozen=True, kw_only=True):
