@@ -122,6 +122,10 @@ async def run(parent: Path, *, quick: bool) -> list[Figure]:
                     "p99": median(pushed.outcome.p99 for pushed in halves) * 1000,
                     "worst": max(pushed.outcome.worst for pushed in halves) * 1000,
                 },
+                "ratio of the processor time of both, load generators included": (
+                    sum(sum(one.used.values()) for one in baselines) / rows
+                )
+                / (sum(sum(p.used.values()) for p in halves) / total),
                 "processor microseconds a callback": {
                     name: sum(p.used[name] for p in halves) / total * 1e6 for name in halves[0].used
                 },

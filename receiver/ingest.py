@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import zip_longest
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -50,6 +51,8 @@ COMPLAIN_SECONDS = 1.0
 # keep the disk busy. A second writer made groups half as large and each callback dearer.
 WRITERS = 1
 SETTLE_RECORDS = 2048
+# Parsing keeps every socket waiting: no more than some thousand reports, in however few callbacks, at a time.
+SETTLE_BYTES = 256 * 1024
 SETTLE_BACKLOG_BYTES = 16 * 1024 * 1024
 GATHER_SECONDS = 0.05
 WATCH_SECONDS = 0.1
@@ -389,7 +392,16 @@ class Ingest:
                     found.extend(fresh)
                     taken += size
                 try:
-                    await _settle(self._pool, self._accounts, found, batches)
+                    *parts, last = _parts(found)
+                    # Two at a time: one is parsed while PostgreSQL folds the other.
+                    for two in zip_longest(parts[::2], parts[1::2]):
+                        done = await asyncio.gather(
+                            *(_settle(self._pool, self._accounts, p, []) for p in two if p),
+                            return_exceptions=True,
+                        )
+                        if failed := [one for one in done if one is not None]:
+                            raise failed[0]
+                    await _settle(self._pool, self._accounts, last, batches)
                 except DATABASE_ERRORS as error:
                     log.warning(
                         "settlement.postponed", batches=len(batches), error=type(error).__name__
@@ -583,6 +595,19 @@ async def _whole(work: asyncio.Future[T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait({work})
         raise
+
+
+def _parts(found: list[Record]) -> list[list[Record]]:
+    """Split records, in their order, where their bodies come to `SETTLE_BYTES`; at least one part."""
+    parts: list[list[Record]] = [[]]
+    size = 0
+    for record in found:
+        if size >= SETTLE_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(record)
+        size += len(record.body) + len(record.query)
+    return parts
 
 
 async def _settle(

@@ -413,6 +413,27 @@ async def test_settlement_that_fails_is_taken_up_again(
     assert await count(pool, "reports") == 2
 
 
+async def test_a_batch_that_is_settled_in_parts_is_settled_when_its_last_part_is(
+    pool: Any, taking: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "SETTLE_BYTES", 1)
+    settle = settlement.settle
+    parts: list[tuple[int, bool]] = []
+
+    async def watched(pool: Any, accounts: Any, found: Any, **more: Any) -> Any:
+        open_before = await count(pool, "batches WHERE settled_at IS NULL")
+        parts.append((len(found), open_before > 0))
+        return await settle(pool, accounts, found, **more)
+
+    monkeypatch.setattr(settlement, "settle", watched)
+    async with taking(pool) as taken:
+        stored = [taken.store(record) for record in pushes(5)]
+        assert await asyncio.gather(*stored) == [True] * 5
+    assert parts == [(1, True)] * 5
+    assert await count(pool, "reports") == 5
+    assert await count(pool, "batches WHERE settled_at IS NULL") == 0
+
+
 async def test_what_settling_cannot_hold_in_memory_it_reads_again_from_the_database(
     pool: Any, taking: Taking, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
