@@ -103,7 +103,7 @@ def _suspects(figures: Mapping[str, Any]) -> str:
     if figures["waiting"]:
         parts.append(f"{figures['waiting']} 条推送的回执待确认，暂不计入")
     if figures["contradicted"]:
-        parts.append(f"最近一天有 {figures['contradicted']} 条与供应商的查询结果矛盾：可能有人伪造")
+        parts.append(f"最近一天有 {figures['contradicted']} 条与厂商的查询结果矛盾：可能有人伪造")
     return "；".join(parts)
 
 
@@ -128,11 +128,11 @@ _CHINESE: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
         f"待确认的 {f['reports']} 条回执，时间均比到达时刻{'早' if f['hours'] < 0 else '晚'}"
         f" {abs(f['hours'])} 小时：应是时区设置有误，而非伪造"
     ),
-    "drift": lambda f: f"一周内，供应商的报文出现了 {f['features']} 处新的字段、类型或状态码",
+    "drift": lambda f: f"一周内，厂商的报文出现了 {f['features']} 处新的字段、类型或状态码",
     "quarantine": lambda f: (
         f"最近一小时有 {f['hour']} 条、一天内有 {f['day']} 条记录未能（完全）解析；隔离区现有 {f['waiting']} 条"
     ),
-    "lost": lambda f: f"最近一天可能丢失了 {f['pages']} 页一次性读取的回执：只有供应商能确认",
+    "lost": lambda f: f"最近一天可能丢失了 {f['pages']} 页一次性读取的回执：只有厂商能确认",
     "job": lambda f: (
         f"任务 {'、'.join(f['jobs'])} 失败或延误"
         + (f"，连续失败 {f['failures_in_row']} 次" if f["failures_in_row"] else "")
