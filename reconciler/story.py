@@ -13,6 +13,17 @@ from runtime.queries import QUERIES
 from runtime.settings import AccountSettings
 
 STEPS = ("at", "what", "words")
+WHATS = (
+    "received",
+    "received_again",
+    "recorded",
+    "taken_up",
+    "quarantined",
+    "settled",
+    "joined",
+    "linked",
+    "purged",
+)
 
 
 async def tell(

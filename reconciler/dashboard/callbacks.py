@@ -10,7 +10,7 @@ from litestar import Request, Response, get, post
 from litestar.datastructures import State
 from litestar.params import FromPath
 
-from reconciler import reading
+from reconciler import reading, story
 from reconciler.actions import concerns
 from reconciler.dashboard.messages import days_asked
 from reconciler.dashboard.pages import (
@@ -70,8 +70,11 @@ async def show_list(request: Request[Any, Any, Any], state: State) -> Response[A
 async def show_callback(
     request: Request[Any, Any, Any], state: State, digest: FromPath[str]
 ) -> Response[Any]:
-    """Show one callback: how it came, its bytes, and what today's parser makes of them."""
-    return render(request, "callback.html", **await shown_record(state, digest))
+    """Show one callback: its story, its bytes, and what today's parser makes of them."""
+    shown = await shown_record(state, digest)
+    async with state.pool.acquire() as connection:
+        told = await story.tell(connection, state.settings.accounts, bytes.fromhex(digest))
+    return render(request, "callback.html", **shown, steps=[] if told is None else told["steps"])
 
 
 @post("/replay", status_code=200)

@@ -172,6 +172,9 @@ async def test_who_is_on_call_finds_the_fault_in_two_clicks(
         await expect(page.locator("pre").first).to_contain_text("raport")
         await expect(page.locator(".notice")).to_contain_text("action is unknown")
         assert bad.digest.hex() in page.url
+        told = page.locator("section[aria-labelledby=story] li")
+        await expect(told.first).to_contain_text(words("step.received"))
+        await expect(told.filter(has_text=words("step.quarantined"))).to_have_count(1)
         await page.click(f"text={words('record.hex')}")
         await expect(page.locator("pre.hex")).to_contain_text("72 61 70 6f")
 

@@ -7,7 +7,7 @@ import pytest
 
 import reconciler.dashboard as dashboard
 from gateways.segments import Rule
-from reconciler import alarms, cases, match
+from reconciler import alarms, cases, match, story
 from reconciler.causes import CAUSES
 from reconciler.dashboard import (
     assumed,
@@ -65,6 +65,7 @@ def test_every_word_is_used_and_every_used_word_is_there() -> None:
         ("status", overview.STATES),
         ("report", ("delivered", "failed", "pending", "unknown")),
         ("callback", callbacks.STATES),
+        ("step", story.WHATS),
         ("review", (*others.REVIEW_STATES, *others.KINDS)),
         ("source", overview.SOURCES),
         ("run", ("balanced", "discrepant", "no_statement", "unreconciled")),
