@@ -661,6 +661,60 @@ SELECT c.id
 FROM counted AS c
 WHERE c.before < $2;
 
+-- name: take_unlinked_actions
+-- As everywhere; those that a link has already are read first.
+WITH taken AS (
+    DELETE FROM unlinked_actions AS u
+    USING (
+        SELECT n.id
+        FROM unlinked_actions AS n
+        ORDER BY n.at, n.id
+        LIMIT $1
+    ) AS o
+    WHERE u.id = o.id
+    RETURNING u.id
+),
+
+done AS MATERIALIZED (
+    SELECT
+        a.id,
+        a.action_id,
+        a.at,
+        a.outcome,
+        a.actor,
+        a.role,
+        a.via,
+        a.peer,
+        a.what,
+        a.subject,
+        a.status,
+        CASE WHEN a.outcome = 'begun' THEN 'action' ELSE 'outcome' END AS kind,
+        uuid_send(a.action_id) AS key
+    FROM taken AS t
+    INNER JOIN operator_actions AS a ON t.id = a.id
+),
+
+linked AS MATERIALIZED (
+    SELECT d.id
+    FROM done AS d
+    INNER JOIN chain_entries AS e ON d.kind = e.kind AND d.key = e.key
+)
+
+SELECT
+    d.action_id,
+    d.at,
+    d.outcome,
+    d.actor,
+    d.role,
+    d.via,
+    d.peer,
+    d.what,
+    d.subject,
+    d.status
+FROM done AS d
+WHERE NOT EXISTS (SELECT 1 FROM linked AS l WHERE l.id = d.id)
+ORDER BY d.at, d.id;
+
 -- name: take_unlinked_messages
 -- As everywhere, but for the newest two minutes, as unlinked_batches.
 DELETE FROM unlinked_messages AS u
@@ -1406,6 +1460,24 @@ SELECT DISTINCT
 FROM unnest($1::text[], $2::date[], $3::timestamptz[], $4::timestamptz[]) AS t (account, first_day, starts, ends)
 INNER JOIN messages AS m ON t.account = m.account AND m.sent_at >= t.starts AND m.sent_at < t.ends;
 
+-- name: count_quarantine
+-- As everywhere; counted for all accounts at once.
+WITH counted AS MATERIALIZED (
+    SELECT
+        q.account,
+        count(*) AS records
+    FROM quarantine AS q
+    WHERE q.account = ANY($1::text[])
+    GROUP BY q.account
+)
+
+SELECT
+    a.account,
+    coalesce(c.records, 0) AS waiting
+FROM unnest($1) AS a (account)
+LEFT JOIN counted AS c ON a.account = c.account
+ORDER BY a.account;
+
 -- name: watched_accounts
 -- As everywhere; each figure is counted for all accounts at once.
 WITH pushed AS MATERIALIZED (
@@ -1426,15 +1498,6 @@ sent AS MATERIALIZED (
     GROUP BY m.account
 ),
 
-quarantined AS MATERIALIZED (
-    SELECT
-        q.account,
-        count(*) AS records
-    FROM quarantine AS q
-    WHERE q.account = ANY($1) AND q.received_at >= $2
-    GROUP BY q.account
-),
-
 unknown AS MATERIALIZED (
     SELECT
         o.account,
@@ -1448,17 +1511,10 @@ SELECT
     a.account,
     r.last_push_at,
     coalesce(m.messages, 0) AS sent,
-    coalesce(q.records, 0) AS quarantined,
-    coalesce(o.reports, 0) AS orphans,
-    (
-        SELECT count(*)
-        FROM pulls AS p
-        WHERE p.account = a.account AND p.state = 'lost' AND p.intended_at >= $2
-    ) AS lost
+    coalesce(o.reports, 0) AS orphans
 FROM unnest($1) AS a (account)
 LEFT JOIN pushed AS r ON a.account = r.account
 LEFT JOIN sent AS m ON a.account = m.account
-LEFT JOIN quarantined AS q ON a.account = q.account
 LEFT JOIN unknown AS o ON a.account = o.account
 ORDER BY a.account;
 
