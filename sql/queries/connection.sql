@@ -13,8 +13,11 @@ SELECT
 
 -- name: see_alike
 -- Has Citus keep to one connection to each server, so that all statements of a transaction see that server at one
--- time, and lock its rows one shard after the other.
-SELECT set_config('citus.max_adaptive_executor_pool_size', '1', false);
+-- time, and lock its rows one shard after the other; and has it show its catalogue as it is. Else it asks of each
+-- table in pg_class whether that is a shard, and what the driver asks of types takes half a second each time.
+SELECT
+    set_config('citus.max_adaptive_executor_pool_size', '1', false),
+    set_config('citus.override_table_visibility', 'off', false);
 
 -- name: think_long
 -- Lets this transaction pause for as long as packing evidence, or a reader of a large export, takes. Only for
