@@ -48,6 +48,19 @@ NOT_ON_CITUS = {
     "rows of several shards are locked by writing them": (
         "tests/runtime/test_settlement.py::test_settling_again_says_that_nothing_changed",
     ),
+    "a report goes no short way there": (
+        "tests/runtime/test_settlement.py::"
+        "test_batch_taken_up_while_its_own_recorder_still_settles_it_stops_neither[settle_plain",
+        "tests/runtime/test_settlement.py::"
+        "test_word_that_comes_while_a_plain_report_is_settled_counts_like_any_other",
+    ),
+    "a distributed table takes no triggers": (
+        "tests/reconciler/test_fence.py::"
+        "test_every_write_of_every_job_is_in_a_transaction_of_its_lease",
+        "tests/reconciler/test_fence.py::"
+        "test_a_replaced_holder_changes_nothing_in_any_job_and_reads_no_page",
+        "tests/receiver/test_ingest.py::test_segment_that_a_well_server_refuses_holds_up_nothing",
+    ),
     "the other servers read a view's tables as who asks, and not as its owner": (
         "tests/runtime/test_auditor.py::test_reads_the_masked_views_and_nothing_else",
         "tests/runtime/test_auditor.py::test_log_in_of_the_group_sees_no_number_and_no_text",

@@ -904,6 +904,9 @@ FROM (
     SELECT min(m.registered_at)
     FROM unlinked_messages AS m
     UNION ALL
+    SELECT min(a.at)
+    FROM unlinked_actions AS a
+    UNION ALL
     SELECT min(k.at)
     FROM keys AS k
     WHERE NOT EXISTS (SELECT 1 FROM linked AS e WHERE e.kind = k.kind AND e.key = k.key)
@@ -990,6 +993,14 @@ heights AS MATERIALIZED (
     FROM chain_entries AS e
 ),
 
+linked_actions AS MATERIALIZED (
+    SELECT
+        e.kind,
+        e.key
+    FROM chain_entries AS e
+    WHERE e.kind IN ('action', 'outcome')
+),
+
 linked_purges AS MATERIALIZED (
     SELECT e.key
     FROM chain_entries AS e
@@ -1039,6 +1050,16 @@ SELECT
     e.height
 FROM heights AS e
 WHERE NOT EXISTS (SELECT 1 FROM chain_links AS l WHERE l.height = e.height)
+UNION ALL
+SELECT
+    k.kind,
+    a.action_id::text,
+    NULL
+FROM operator_actions AS a
+CROSS JOIN LATERAL (SELECT CASE WHEN a.outcome = 'begun' THEN 'action' ELSE 'outcome' END AS kind) AS k
+WHERE
+    NOT EXISTS (SELECT 1 FROM linked_actions AS e WHERE e.kind = k.kind AND e.key = uuid_send(a.action_id))
+    AND NOT EXISTS (SELECT 1 FROM unlinked_actions AS u WHERE u.id = a.id)
 UNION ALL
 SELECT
     'purge',
