@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
+import databases
 import httpx
 import pytest
 
@@ -144,11 +144,8 @@ def running(pid: int) -> bool:
 @pytest.fixture(scope="module")
 def dsn(postgres: str, template: str) -> Iterator[str]:
     """A migrated database that the tests of this module share."""
-    name = f"huizhi_test_{uuid.uuid4().hex[:12]}"
-    query(postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
-    parts = urlsplit(postgres)
-    yield f"{parts.scheme}://{parts.netloc}/{name}?{parts.query}".rstrip("?")
-    query(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    with databases.copied(postgres, template) as copy:
+        yield copy.dsn.reveal()
 
 
 @pytest.fixture(scope="module")
