@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -620,7 +621,9 @@ async def test_calls_are_taken_by_the_pretend_vendor(account_at: Callable[..., A
 
         for kind, vendor_id in ((ReviewKind.SIGN, "78"), (ReviewKind.TEMPLATE, "235")):
             reply = await client.delete_review(kind, vendor_id)
-            (event,) = GATEWAY.parse_reply(replace(reply, subject=vendor_id), account).events
+            (event,) = GATEWAY.parse_reply(
+                msgspec.structs.replace(reply, subject=vendor_id), account
+            ).events
             assert event == ReviewResult(
                 kind=kind, vendor_id=vendor_id, status=ReviewStatus.DELETED, vendor_code=""
             )
