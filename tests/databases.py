@@ -54,6 +54,11 @@ NOT_ON_CITUS = {
         "tests/runtime/test_settlement.py::"
         "test_word_that_comes_while_a_plain_report_is_settled_counts_like_any_other",
     ),
+    "what was left behind is taken up after two minutes there": (
+        "tests/receiver/test_ingest.py::test_settlement_that_fails_is_taken_up_again",
+        "tests/receiver/test_ingest.py::"
+        "test_what_settling_cannot_hold_in_memory_it_reads_again_from_the_database",
+    ),
     "a distributed table takes no triggers": (
         "tests/reconciler/test_fence.py::"
         "test_every_write_of_every_job_is_in_a_transaction_of_its_lease",
