@@ -9,6 +9,7 @@ import selectors
 import socket
 import sys
 import time
+from collections import deque
 
 import msgspec
 
@@ -195,12 +196,13 @@ def _as_they_fall_due(
     took: list[float] = []
     refused = sent = 0
     total = min(len(requests), round(plan.seconds * plan.rate))
-    free = list(connections)
+    # In turn: one that says nothing for 20 seconds is dropped, as it should be.
+    free = deque(connections)
     ended = started = clock()
     while len(took) + refused < total:
         now = clock()
         while free and sent < total and (due := started + sent / plan.rate) <= now:
-            connection = free.pop()
+            connection = free.popleft()
             connection.sent_at = due
             connection.socket.sendall(requests.pop())
             sent += 1
