@@ -5,6 +5,7 @@ before anything is measured.
 """
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import shutil
@@ -26,7 +27,7 @@ import uvloop
 
 from benchmarks import machine
 from gateways.gateway import Secret
-from runtime import Problem, migrate
+from runtime import Problem, logs, migrate
 from runtime import settings as settings_file
 from runtime.database import Database
 from runtime.embedded import Embedded
@@ -252,6 +253,8 @@ def apart(work: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Mea
 def _apart(
     work: Callable[..., Coroutine[Any, Any, Any]], arguments: tuple[Any, ...]
 ) -> tuple[Any, int]:
+    # As in __main__: unconfigured, structlog would write every debug line.
+    logs.configure(level=logging.ERROR)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work(*arguments)), machine.peak_bytes()
 
