@@ -77,7 +77,7 @@ from reconciler.jobs import holder, jobs_of
 from reconciler.poll import Caller, callers
 from reconciler.reading import Page
 from reconciler.recorded import Recorded
-from reconciler.tables import FileError
+from reconciler.tables import MAX_UPLOAD_BYTES, FileError
 from reconciler.tokens import Asker, Doorkeeper, Role
 from runtime import LeaseLost, Problem, metrics, trust
 from runtime.database import DATABASE_ERRORS, Database
@@ -87,7 +87,6 @@ from runtime.settings import AccountSettings, Settings, api_token
 
 log = structlog.get_logger()
 
-MAX_UPLOAD_BYTES = 512 * 1024 * 1024
 MAX_SENT_BYTES = 64 * 1024 * 1024
 _ERASING_SECONDS = 5.0  # an answer is waited for so long
 _AUDITS = 4  # billing audit queries at once; others wait their turn
@@ -353,13 +352,17 @@ async def list_callbacks(
     )
 
 
+def _digest(callback_id: str) -> bytes:
+    try:
+        return bytes.fromhex(callback_id)
+    except ValueError:
+        raise NotFoundException("no such callback") from None
+
+
 @get("/v1/callbacks/{callback_id:str}", responses=_problems(404), **READER)
 async def show_callback(state: State, callback_id: FromPath[str]) -> dict[str, Any]:
     """Tell what became of a callback, or of a vendor's reply, step by step."""
-    try:
-        digest = bytes.fromhex(callback_id)
-    except ValueError:
-        raise NotFoundException("no such callback") from None
+    digest = _digest(callback_id)
     async with state.pool.acquire() as connection:
         told = await story.tell(connection, state.settings.accounts, digest)
     if told is None:
@@ -370,10 +373,7 @@ async def show_callback(state: State, callback_id: FromPath[str]) -> dict[str, A
 @get("/v1/callbacks/{callback_id:str}/body", responses=_problems(404, 410), **READER)
 async def callback_body(state: State, callback_id: FromPath[str]) -> Response[bytes]:
     """Give the exact bytes of a callback, or of a vendor's reply that is evidence for a report."""
-    try:
-        digest = bytes.fromhex(callback_id)
-    except ValueError:
-        raise NotFoundException("no such callback") from None
+    digest = _digest(callback_id)
     async with state.pool.acquire() as connection:
         body = await reading.record_bytes(connection, digest)
     if body is None:

@@ -12,6 +12,8 @@ import msgspec
 from gateways.segments import Rule, Unit
 from runtime.settings import AccountSettings
 
+BASES = ("delivered", "submitted")
+
 
 def assumed(
     settings: AccountSettings, assume: Mapping[str, str]
@@ -55,7 +57,7 @@ def _price(settings: AccountSettings, text: str) -> AccountSettings:
 
 
 def _basis(settings: AccountSettings, text: str) -> AccountSettings:
-    if text not in ("delivered", "submitted"):
+    if text not in BASES:
         raise _wrong("basis", text, "delivered or submitted")
     return _tariffs(settings, basis=text)
 

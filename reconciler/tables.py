@@ -20,6 +20,7 @@ from reconciler.workbooks import Sheet, Workbook, WorkbookError
 from runtime import Problem
 
 CHUNK_BYTES = 1 << 20
+MAX_UPLOAD_BYTES = 512 * 1024 * 1024  # of a file that comes by HTTP
 MAX_FIELD_CHARACTERS = 100_000
 MAX_ROW_CHARACTERS = 4_000_000
 # Above the headings people write titles and for whom; below that many rows nobody looks.

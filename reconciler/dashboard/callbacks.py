@@ -73,7 +73,7 @@ async def show_callback(
     """Show one callback: its story, its bytes, and what today's parser makes of them."""
     shown = await shown_record(state, digest)
     async with state.pool.acquire() as connection:
-        told = await story.tell(connection, state.settings.accounts, bytes.fromhex(digest))
+        told = await story.tell(connection, state.settings.accounts, shown["record"]["digest"])
     return render(request, "callback.html", **shown, steps=[] if told is None else told["steps"])
 
 

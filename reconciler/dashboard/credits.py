@@ -21,7 +21,8 @@ from reconciler.dashboard.pages import (
 )
 from reconciler.dashboard.reconciliation import shown_soon
 from reconciler.dashboard.tasks import Task
-from reconciler.dashboard.uploads import MAX_UPLOAD_BYTES, keep
+from reconciler.dashboard.uploads import keep
+from reconciler.tables import MAX_UPLOAD_BYTES
 from reconciler.tokens import Role
 from runtime import Problem
 

@@ -14,6 +14,7 @@ from litestar.params import FromPath
 
 from gateways.segments import Rule
 from reconciler import evidence, match, periods, reading
+from reconciler.assumptions import BASES
 from reconciler.causes import CAUSES
 from reconciler.dashboard import discrepancies
 from reconciler.dashboard.pages import (
@@ -41,7 +42,6 @@ MONTHS = 12
 _RUNS = 50
 _STEPS = 14  # of a waterfall between owed and billed; smaller causes are one together
 _ROWS = 100
-BASES = ("delivered", "submitted")
 
 
 @get("/reconciliation")

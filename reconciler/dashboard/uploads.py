@@ -26,12 +26,11 @@ from reconciler.dashboard.pages import asked, goes_on, need, render
 from reconciler.dashboard.reconciliation import chosen, shown_soon
 from reconciler.dashboard.tasks import Task, Tasks
 from reconciler.periods import Period
-from reconciler.tables import Complaint, FileError, Layout, opened
+from reconciler.tables import MAX_UPLOAD_BYTES, Complaint, FileError, Layout, opened
 from reconciler.tokens import Role
 from runtime import Problem
 from runtime.settings import STATEMENT_COLUMNS, Settings
 
-MAX_UPLOAD_BYTES = 512 * 1024 * 1024
 _KEPT_SECONDS = 24 * 3600.0
 _HEADING_ROWS = 30
 _GIVEN = ("account", "period", "format", "sheet", "lines", "segments", "amount")

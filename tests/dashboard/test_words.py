@@ -7,7 +7,7 @@ import pytest
 
 import reconciler.dashboard as dashboard
 from gateways.segments import Rule
-from reconciler import alarms, cases, match, story
+from reconciler import alarms, assumptions, cases, match, story
 from reconciler.causes import CAUSES
 from reconciler.dashboard import (
     assumed,
@@ -16,7 +16,6 @@ from reconciler.dashboard import (
     messages,
     others,
     overview,
-    reconciliation,
 )
 from reconciler.dashboard.pages import NAVIGATION
 from reconciler.dashboard.words import LANGUAGES, SENTENCES, WORDS, Words, in_chinese, language_of
@@ -70,7 +69,7 @@ def test_every_word_is_used_and_every_used_word_is_there() -> None:
         ("source", overview.SOURCES),
         ("run", ("balanced", "discrepant", "no_statement", "unreconciled")),
         ("run", ("assumed_balanced", "assumed_discrepant")),
-        ("assume", (*assumed.ASSUMED, *reconciliation.BASES, *Rule)),
+        ("assume", (*assumed.ASSUMED, *assumptions.BASES, *Rule)),
         ("credit", credits.OUTCOMES),
         ("coverage", (*match.COVERAGE, "accepted_is_last_known")),
         ("pull", ("intended", "recorded", "nothing", "lost")),
