@@ -78,6 +78,10 @@ class Server:
                 not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
             )
         )
+        # Not reaped yet, it would still count as the owner of its socket's lock. A machine that goes down
+        # takes the folder of sockets with it.
+        for path in (self.folder / "socket").iterdir():
+            path.unlink()
 
 
 @pytest.fixture
