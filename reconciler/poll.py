@@ -140,19 +140,19 @@ class Caller:
         return await self.settle(batch, fresh)
 
     async def settle(
-        self, batch: int, found: Sequence[Record], parsed: Parsed | None = None
+        self, batch: int, found: Sequence[Record], parsed: Mapping[bytes, Parsed] | None = None
     ) -> int:
         """Settle the stored records of `batch`; return how many messages changed.
 
-        `parsed` is what the one record of `found` was parsed into before: no page is parsed twice.
+        `parsed` is what they were parsed into before, by their digests: no page is parsed twice.
         """
-        accounts = self.accounts
-        if parsed is not None:
-            gateway = replace(self.settings.gateway, parse_reply=lambda _reply, _account: parsed)
-            settings = msgspec.structs.replace(self.settings, gateway=gateway)
-            accounts = {**accounts, self.name: settings}
         settled = await settlement.settle(
-            self.pool, accounts, found, batches=[batch], now=datetime.now(UTC)
+            self.pool,
+            self.accounts,
+            found,
+            batches=[batch],
+            now=datetime.now(UTC),
+            parsed=parsed,
         )
         for what in settled.__struct_fields__:
             if count := getattr(settled, what):

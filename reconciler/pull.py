@@ -180,16 +180,17 @@ async def _store(caller: Caller, page: Page, body: bytes, *, handed_out_from: da
 
 async def _understand(
     caller: Caller, page: Page, stored: _Stored, done: Done
-) -> tuple[int, Parsed | None]:
-    """Parse a recorded page; return how many rows it held, and what it was parsed into."""
+) -> tuple[int, dict[bytes, Parsed]]:
+    """Parse a recorded page; return how many rows it held, and by its digest what it was parsed into."""
     failure: GatewayError | None = None if page.error is None else Garbled(page.error)
     rows = 0
-    parsed = None
+    parsed: dict[bytes, Parsed] = {}
     try:
-        parsed = records.parse(stored.record, caller.settings.gateway, caller.settings.account)
-        rows = parsed.rows
-        if parsed.problems and not parsed.events:
-            failure = failure or Garbled(f"not one row is understood: {parsed.problems[0]}")
+        read = records.parse(stored.record, caller.settings.gateway, caller.settings.account)
+        parsed[stored.record.digest] = read
+        rows = read.rows
+        if read.problems and not read.events:
+            failure = failure or Garbled(f"not one row is understood: {read.problems[0]}")
     except (Refused, Garbled, Malformed) as error:
         failure = failure or error
     except Exception as bug:

@@ -137,13 +137,15 @@ async def settle(
     *,
     batches: Sequence[int],
     now: datetime,
+    parsed: Mapping[bytes, Parsed] | None = None,
 ) -> Settled:
     """Parse `found`, add their events to the sets, fold, and mark `batches` settled.
 
-    Idempotent; what is not understood is quarantined and never stops the rest. Raises only when the
-    database cannot be reached or refuses: then the batches stay unsettled and are taken up again.
+    `parsed` has what some of them, by their digests, were parsed into already. Idempotent; what is not
+    understood is quarantined and never stops the rest. Raises only when the database cannot be reached or
+    refuses: then the batches stay unsettled and are taken up again.
     """
-    understood = understand(accounts, found)
+    understood = understand(accounts, found, parsed=parsed)
     # Taken before: what is settled leaves it.
     reported = {id for _, id, _ in understood.reports} if log.is_enabled_for(logging.DEBUG) else ()
     try:
@@ -157,8 +159,8 @@ async def settle(
     # through; here no connection is held, however deep this goes.
     if len(found) > 1:
         middle = len(found) // 2
-        first = await settle(pool, accounts, found[:middle], batches=(), now=now)
-        rest = await settle(pool, accounts, found[middle:], batches=batches, now=now)
+        first = await settle(pool, accounts, found[:middle], batches=(), now=now, parsed=parsed)
+        rest = await settle(pool, accounts, found[middle:], batches=batches, now=now, parsed=parsed)
         both = {
             name: getattr(first, name) + getattr(rest, name) for name in Settled.__struct_fields__
         }
@@ -282,27 +284,33 @@ async def fold(connection: Any, keys: Sequence[tuple[int, UUID]]) -> int:
 
 
 def understand(
-    accounts: Mapping[str, AccountSettings], found: Sequence[Record], *, judgements: bool = False
+    accounts: Mapping[str, AccountSettings],
+    found: Sequence[Record],
+    *,
+    judgements: bool = False,
+    parsed: Mapping[bytes, Parsed] | None = None,
 ) -> Understood:
     """Parse records with today's parsers; pure but for what it logs of a parser's bug.
 
-    With `judgements` say too what the same reports are known by if other settings judged them.
+    Those in `parsed`, by their digests, were parsed already. With `judgements` say too what the same
+    reports are known by if other settings judged them.
     """
     understood = Understood()
+    known = parsed or {}
     for record in found:
         try:
-            parsed = _parse(accounts, record)
+            read = known.get(record.digest) or _parse(accounts, record)
             judge = trust.judge_of(accounts, record)
-            if len(parsed.events) == 1 and not parsed.problems and not judgements:
-                (event,) = parsed.events
+            if len(read.events) == 1 and not read.problems and not judgements:
+                (event,) = read.events
                 if isinstance(event, DeliveryReport) and record.call != Call.SEND:
                     _add_report(understood, record, event, judge)  # what most are
                     continue
-            rows = _rows(record, parsed, judge)
+            rows = _rows(record, read, judge)
             understood.add(rows)
             if judgements and judge is not None:
                 for other in (*judge.others(), None):
-                    same = _rows(record, parsed, other).reports
+                    same = _rows(record, read, other).reports
                     for key, (_, _, fingerprint) in zip(rows.reports, same, strict=True):
                         understood.judged.setdefault(key, set()).add(fingerprint)
         except (Malformed, Garbled) as error:
