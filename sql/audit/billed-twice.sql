@@ -27,25 +27,33 @@ SELECT
     $2::text AS currency
 FROM (
     SELECT
+        l.shard,
         l.message_id,
         l.vendor_message_id,
         l.phone,
         l.message_sent_at,
         l.statement_id,
         l.segments,
-        coalesce(l.amount, l.segments * t.price) AS amount,
-        row_number() OVER (PARTITION BY l.message_id ORDER BY l.first_day, l.last_day, l.line) AS nth
+        coalesce(
+            l.amount,
+            l.segments * (
+                SELECT t.price
+                FROM unnest($3::timestamptz[], $4::timestamptz[], $5::numeric[], $6::text[])
+                    AS t (starts, ends, price, basis)
+                WHERE l.message_sent_at >= t.starts AND l.message_sent_at < t.ends
+            )
+        ) AS amount,
+        row_number() OVER (
+            PARTITION BY l.shard, l.message_id ORDER BY l.first_day, l.last_day, l.line
+        ) AS nth
     FROM audit.lines_unmasked AS l
-    LEFT JOIN unnest($3::timestamptz[], $4::timestamptz[], $5::numeric[], $6::text[])
-    AS t (starts, ends, price, basis)
-        ON l.message_sent_at >= t.starts AND l.message_sent_at < t.ends
     WHERE
         l.account = $1::text
         AND l.newest
         AND l.message_sent_at >= $7::timestamptz
         AND l.message_sent_at < $8::timestamptz
 ) AS d
-GROUP BY d.message_id
+GROUP BY d.shard, d.message_id
 HAVING count(*) > 1
 ORDER BY sent_at, d.message_id
 LIMIT $9::bigint;

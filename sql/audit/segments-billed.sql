@@ -17,12 +17,17 @@ SELECT
     l.segments AS billed_segments,
     count(*) AS lines,
     sum(l.segments - l.message_segments)::bigint AS extra_segments,
-    sum((l.segments - l.message_segments) * t.price) AS extra_amount,
+    sum(
+        (l.segments - l.message_segments)
+        * (
+            SELECT t.price
+            FROM unnest($3::timestamptz[], $4::timestamptz[], $5::numeric[], $6::text[])
+                AS t (starts, ends, price, basis)
+            WHERE l.message_sent_at >= t.starts AND l.message_sent_at < t.ends
+        )
+    ) AS extra_amount,
     $2::text AS currency
 FROM audit.lines_unmasked AS l
-LEFT JOIN unnest($3::timestamptz[], $4::timestamptz[], $5::numeric[], $6::text[])
-    AS t (starts, ends, price, basis)
-    ON l.message_sent_at >= t.starts AND l.message_sent_at < t.ends
 WHERE
     l.account = $1::text
     AND l.newest

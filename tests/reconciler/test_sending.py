@@ -386,8 +386,9 @@ async def test_a_reply_recorded_by_a_sender_that_died_then_is_settled_by_others(
         record = records.of_reply("api", reply, subject=str(row["id"]), once=False, received_at=now)
         async with pool.acquire() as connection:
             await records.store(connection, [record], recorder="dead", now=now)
+        later = datetime.now(UTC)
         await settlement.settle_left_behind(
-            pool, house.caller.accounts, recorded_before=now + timedelta(seconds=1), now=now
+            pool, house.caller.accounts, recorded_before=later, now=later
         )
         await sending.give_up_dead(pool, house.caller.accounts)
         statuses = sorted(m["status"] for m in await house.messages())
