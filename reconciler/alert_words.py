@@ -22,6 +22,7 @@ KINDS: Mapping[Language, Mapping[str, str]] = {
         "budget": "budget",
         "spool": "spool",
         "disk": "disk",
+        "erasure": "erasure",
         "channel": "alerts",
         "review": "review",
     },
@@ -38,6 +39,7 @@ KINDS: Mapping[Language, Mapping[str, str]] = {
         "budget": "超出预算",
         "spool": "暂存区",
         "disk": "磁盘空间",
+        "erasure": "号码删除",
         "channel": "通知渠道",
         "review": "审核结果",
     },
@@ -145,5 +147,9 @@ _CHINESE: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
         f"主机 {f['host']} 的暂存区有 {f['records']} 条回调等待入库，最早的已等待 {f['minutes']} 分钟"
     ),
     "disk": lambda f: f"主机 {f['host']} 上 data_dir 所在磁盘仅剩 {f['free_gib']} GiB",
+    "erasure": lambda f: (
+        f"{f['broken_off'] + f['held']} 项号码删除未完成：{f['broken_off']} 项中断，"
+        f"{f['held']} 项留有当时正在发送或尚未处理的内容；请对该号码再执行一次"
+    ),
     "channel": lambda f: f"通知渠道 {'、'.join(f['channels'])} 发送失败",
 }

@@ -1,4 +1,4 @@
-"""What goes wrong slowly, looked at once a minute: quarantine, lost pages, jobs, balances, budgets, the machine.
+"""What goes wrong slowly, looked at once a minute: quarantine, lost pages, jobs, balances, erasures, the machine.
 
 Each finding is an alarm (`reconciler.alarms`), so that there is one place that says what is wrong now.
 """
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from reconciler import alarms
 from reconciler.alarms import HOUSE
+from reconciler.erasure import BROKEN_OFF_SECONDS
 from reconciler.match import money
 from reconciler.periods import day_start
 from runtime import metrics
@@ -89,6 +90,7 @@ async def watch(
         await _watch_jobs(connection, settings, pauses, since, now)
         await _watch_balances(connection, settings, now)
         await _watch_machine(connection, settings, now)
+        await _watch_erasures(connection, now)
         # Of what is not watched any more there is no alarm.
         for name, account in settings.accounts.items():
             if account.monthly_budget is None:
@@ -267,3 +269,19 @@ async def _watch_machine(connection: Any, settings: Settings, now: datetime) -> 
             row["figures"].get("host") == host or row["last_seen_at"] < now - _HEARSAY
         ):
             await alarms.end(connection, HOUSE, kind, now=now)
+
+
+async def _watch_erasures(connection: Any, now: datetime) -> None:
+    """Look for numbers of which somebody asked for the erasure and which are not erased wholly."""
+    row = await connection.fetchrow(QUERIES["weigh_erasures"], BROKEN_OFF_SECONDS)
+    unfinished = row["broken_off"] + row["held"]
+    if not unfinished:
+        await alarms.end(connection, HOUSE, "erasure", now=now)
+        return
+    words = (
+        f"{unfinished} {'erasure is' if unfinished == 1 else 'erasures are'} not complete:"
+        f" {row['broken_off']} broke off, and {row['held']} left what was being sent or not settled"
+        " at that time; erase those numbers again"
+    )
+    figures = {"broken_off": row["broken_off"], "held": row["held"]}
+    await alarms.raise_(connection, HOUSE, "erasure", words, figures, now=now)

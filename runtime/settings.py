@@ -47,6 +47,7 @@ ALARM_KINDS = (
     "budget",
     "spool",
     "disk",
+    "erasure",
     "channel",
 )
 # What people are told of besides alarms.

@@ -50,9 +50,10 @@ _PLACES = {
     "budget": "/reconciliation",
     "spool": "/jobs",
     "disk": "/jobs",
+    "erasure": "/jobs",
     "channel": "/jobs",
 }
-_BAD = ("silence", "loss", "lost", "job", "balance", "budget", "disk")
+_BAD = ("silence", "loss", "lost", "job", "balance", "budget", "disk", "erasure")
 
 
 @get("/")

@@ -41,6 +41,24 @@ WHERE
 ORDER BY requested_at DESC, id DESC
 LIMIT $4;
 
+-- name: weigh_erasures
+-- Counts numbers whose newest erasure broke off (nobody was at it for $1 seconds) or held something back. Erasures
+-- are few: each is somebody's request.
+SELECT
+    count(*) FILTER (WHERE n.held = 0) AS broken_off,
+    count(*) FILTER (WHERE n.held > 0) AS held
+FROM (
+    SELECT DISTINCT ON (e.pseudonym)
+        e.finished_at,
+        e.held,
+        e.worked_at
+    FROM erasures AS e
+    ORDER BY e.pseudonym, e.requested_at DESC, e.id DESC
+) AS n
+WHERE
+    n.finished_at IS NULL
+    AND (n.held > 0 OR n.worked_at IS NULL OR n.worked_at <= clock_timestamp() - make_interval(secs => $1::float8));
+
 -- name: messages_of_number
 -- Reads messages to a number, after a place in them.
 SELECT

@@ -331,6 +331,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     "budget": {"month": "2026-11", "budget": "9", "sent": "10", "billed": "0", "currency": "CNY"},
     "spool": {"host": "h", "records": 7, "minutes": 6},
     "disk": {"host": "h", "free_gib": "0.5"},
+    "erasure": {"broken_off": 1, "held": 2},
     "channel": {"channels": ["ops"]},
 }
 

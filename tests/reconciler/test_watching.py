@@ -99,6 +99,43 @@ async def test_lost_pages_are_an_alarm_for_a_day(pool: Any, tmp_path: Path) -> N
     assert "lost" not in await standing(pool)
 
 
+async def test_erasures_that_came_to_no_end_are_an_alarm_until_the_number_is_erased(
+    pool: Any, tmp_path: Path
+) -> None:
+    given = settings(tmp_path)
+    now = datetime.now(UTC)
+
+    async def add(pseudonym: str, hours: int, held: int, *, done: bool, worked: Any = None) -> None:
+        await pool.execute(
+            "INSERT INTO erasures (id, pseudonym, requested_at, requested_by, finished_at, found, held,"
+            " worked_at) VALUES ($1, $2, $3, 'dpo', $4, '{}', $5, $6)",
+            uuid4(),
+            pseudonym,
+            now - timedelta(hours=hours),
+            now if done else None,
+            held,
+            worked,
+        )
+
+    await add("under way", 3, 0, done=False, worked=now)
+    await add("done", 3, 0, done=True)
+    await looked(pool, given)
+    assert "erasure" not in await standing(pool)
+
+    await add("broke off", 3, 0, done=False, worked=now - timedelta(minutes=2))
+    await add("held", 3, 4, done=False)
+    await looked(pool, given)
+    assert (await standing(pool))["erasure"].startswith(
+        "2 erasures are not complete: 1 broke off, and 1 left"
+    )
+    await add("broke off", 2, 0, done=True)
+    await looked(pool, given)
+    assert (await standing(pool))["erasure"].startswith("1 erasure is not complete: 0 broke off")
+    await add("held", 2, 0, done=True)
+    await looked(pool, given)
+    assert "erasure" not in await standing(pool)
+
+
 async def test_jobs_that_fail_or_are_late_are_an_alarm_until_they_go_well(
     pool: Any, tmp_path: Path
 ) -> None:

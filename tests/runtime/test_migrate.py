@@ -164,7 +164,9 @@ async def test_session_is_left_as_it_was(empty_database: Database, folder: Path)
         before = await connection.fetchval("SHOW lock_timeout")
         await migrate.migrate(connection, migrate.load(folder))
         assert await connection.fetchval("SHOW lock_timeout") == before
-        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        locks = (
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        )
         assert await connection.fetchval(locks) == 0
 
 
