@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from browsing import NAME, NOW, browsing, log_in, october, push, register, report, serving, settings
+from databases import old_enough_to_link
 from playwright.async_api import Page, expect
 
 from gateways.events import Parsed, Status
@@ -110,6 +111,7 @@ async def test_finance_reconciles_a_month_without_a_terminal(
             await page.click(f"text={words('period.found')} CSV")
         exported = Path(await (await begun.value).path()).read_text("utf-8-sig")
         assert exported.count("billed_twice") == 1
+        await old_enough_to_link(pool)
         await page.click(f"text={words('period.evidence')}")
         async with page.expect_download() as begun:
             await page.click(f"text={words('task.fetch')}")
