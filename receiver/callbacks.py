@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+# Where a request's scope says what it was found to be: for its span.
+ACCOUNT, RECORD = "huizhi.account", "huizhi.record"
 _GUESSES_TOLD = 60  # of one peer in a minute
 # No token that anybody could know has this digest.
 _NOTHING = secrets.token_bytes(32)
@@ -72,6 +74,7 @@ class Callbacks:
             await self._turn_away(peer, send)
             return
         name = account.account.name
+        scope[ACCOUNT] = name
         if account.callback_networks and not _within(peer, account.callback_networks):
             metrics.CALLBACKS.labels(name, "foreign").inc()
             log.warning("callback.foreign", account=name, peer=peer)
@@ -96,8 +99,10 @@ class Callbacks:
             headers=_kept(headers),
             body=bytes(body),
         )
+        record = _record(account, callback, peer)
+        scope[RECORD] = record.digest
         try:
-            await self._ingest.store(_record(account, callback, peer))
+            await self._ingest.store(record)
         except Full:
             metrics.CALLBACKS.labels(name, "unavailable").inc()
             await _answer(send, 503, b"not stored, try again\n", retry_after=5)

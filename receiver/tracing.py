@@ -9,12 +9,11 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from receiver.app import Receiver
+from receiver.callbacks import ACCOUNT, RECORD
 from receiver.protocol import Protocol, Short
 from runtime.records import push_digest
 
 _NAME = "callback"
-_ACCOUNT = "huizhi.account"
-_RECORD = "huizhi.record"
 _METHOD = "http.request.method"
 _STATUS = "http.response.status_code"
 
@@ -29,11 +28,11 @@ def traced(protocol: type[Protocol], tracer: Tracer) -> type[Protocol]:
             head = self._head
             name = head.account.account.name
             self._span = tracer.start_span(
-                _NAME, kind=SpanKind.SERVER, attributes={_ACCOUNT: name, _METHOD: head.method}
+                _NAME, kind=SpanKind.SERVER, attributes={ACCOUNT: name, _METHOD: head.method}
             )
             if self._span.is_recording():
                 self._span.set_attribute(
-                    _RECORD, push_digest(name, head.method, head.query, body).hex()
+                    RECORD, push_digest(name, head.method, head.query, body).hex()
                 )
             super().take(body)
 
@@ -78,6 +77,10 @@ class Traced(Receiver):
 
         async def sent(message: Any) -> None:
             if message["type"] == "http.response.start":
+                if ACCOUNT in scope:
+                    span.set_attribute(ACCOUNT, scope[ACCOUNT])
+                if RECORD in scope:
+                    span.set_attribute(RECORD, scope[RECORD].hex())
                 _end(span, message["status"])
             await send(message)
 
