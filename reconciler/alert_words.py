@@ -29,7 +29,7 @@ KINDS: Mapping[Language, Mapping[str, str]] = {
     "zh": {
         "silence": "回执静默",
         "loss": "回执缺失",
-        "suspects": "可疑回执",
+        "suspects": "存疑回执",
         "clock": "时间偏差",
         "drift": "格式漂移",
         "quarantine": "隔离区",
@@ -37,7 +37,7 @@ KINDS: Mapping[Language, Mapping[str, str]] = {
         "job": "任务异常",
         "balance": "余额不足",
         "budget": "超出预算",
-        "spool": "暂存区",
+        "spool": "磁盘缓冲",
         "disk": "磁盘空间",
         "erasure": "号码删除",
         "channel": "通知渠道",
@@ -144,7 +144,7 @@ _CHINESE: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
         f"{f['month']} 已超出预算 {f['budget']} {f['currency']}：按发送计 {f['sent']}，已到账单 {f['billed']}"
     ),
     "spool": lambda f: (
-        f"主机 {f['host']} 的暂存区有 {f['records']} 条回调等待入库，最早的已等待 {f['minutes']} 分钟"
+        f"主机 {f['host']} 的磁盘缓冲里有 {f['records']} 条回调等待入库，最早的已等待 {f['minutes']} 分钟"
     ),
     "disk": lambda f: f"主机 {f['host']} 上 data_dir 所在磁盘仅剩 {f['free_gib']} GiB",
     "erasure": lambda f: (
