@@ -8,7 +8,7 @@
 -- Column vendor_message_id (text) 任务ID: the vendor's id | 厂商的任务 ID
 -- Column phone (text) 手机号: the number | 手机号
 -- Column sent_at (time) 发送时间: when it was sent | 发送时间
--- Column status (text) 状态: the message's state: the earliest final report by the vendor's time | 短信的状态：以厂商时间最早的最终回执为准
+-- Column status (text) 状态: the message's state: the earliest final report by the vendor's time | 短信的状态：以厂商时间最早的终态报告为准
 -- Column report_status (text) 回执状态: what this report says | 该回执的状态
 -- Column vendor_code (text) 厂商代码: its code | 该回执的状态码
 -- Column reported_at (time) 回执时间: the vendor's time; empty if it gave none | 厂商的时间；没有则为空

@@ -7,7 +7,7 @@
 -- Binds: zone, account, starts, ends, least, ratio, limit
 -- Column account (text) 账号: the account | 账号
 -- Column days (integer) 天数: days with enough messages | 短信数足够的天数
--- Column messages (integer) 短信数: messages of those days that have a final report | 这些天有最终回执的短信数
+-- Column messages (integer) 短信数: messages of those days that have a final report | 这些天有终态报告的短信数
 -- Column delivered_percent (decimal) 送达率: delivered in 100 of them | 每百条中的送达数
 -- Column observed_deviation (decimal) 实际标准差: the standard deviation of the days' shares, in percent | 各天送达率的标准差（百分点）
 -- Column chance_deviation (decimal) 随机标准差: what chance alone would give, in percent | 仅凭随机应有的标准差（百分点）

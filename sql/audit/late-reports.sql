@@ -1,12 +1,12 @@
 -- Asks: Which final reports came late, on each day of sending?
--- 问: 每天发送的短信中，哪些最终回执来得晚？
+-- 问: 每天发送的短信中，哪些终态报告来得晚？
 -- Parameter account (account, optional): only this account; all of them without it | 只查这个账号；不给则查全部账号
 -- Parameter period (period): days in the account's zone, such as 2026-10 or 2026-10-01..2026-10-15 | 账期，按账号时区的日期，如 2026-10 或 2026-10-01..2026-10-15
 -- Parameter hours (integer, default 24, 1 to 8760): late is more than so many hours after sending | 发送后超过这么多小时算迟到
 -- Binds: account, zone, hours, starts, ends, limit
 -- Column account (text) 账号: the account | 账号
 -- Column day (date) 日期: the day of sending, in the account's zone | 发送日期，按账号的时区
--- Column reported (integer) 有回执: messages with a final report | 有最终回执的短信数
+-- Column reported (integer) 有回执: messages with a final report | 有终态报告的短信数
 -- Column late (integer) 迟到数: of these, received more than so many hours after sending | 其中发送后超过若干小时才收到的
 -- Column percent (decimal) 迟到率: late in 100 reported | 每百条有回执的短信中迟到的数量
 -- Column passed_on_late (integer) 厂商迟推: of the late ones, those that by the vendor's own time were in time | 迟到的回执中，按厂商时间本未迟到的

@@ -1,11 +1,11 @@
 -- Asks: How long did final reports take, for each hour of sending?
--- 问: 按发送的每个小时，最终回执用了多久？
+-- 问: 按发送的每个小时，终态报告用了多久？
 -- Parameter account (account, optional): only this account; all of them without it | 只查这个账号；不给则查全部账号
 -- Parameter period (period): days in the account's zone, such as 2026-10 or 2026-10-01..2026-10-15 | 账期，按账号时区的日期，如 2026-10 或 2026-10-01..2026-10-15
 -- Binds: account, zone, starts, ends, limit
 -- Column account (text) 账号: the account | 账号
 -- Column hour (time) 小时: the first moment of the hour of sending | 发送所在小时的开始时刻
--- Column reported (integer) 有时间的回执: messages with a final report that has a time | 最终回执带时间的短信数
+-- Column reported (integer) 有时间的回执: messages with a final report that has a time | 终态报告带时间的短信数
 -- Column p50_seconds (decimal) 中位时延: half of the reports took at most so many seconds | 一半的回执不超过的秒数
 -- Column p90_seconds (decimal) 九成时延: nine in ten took at most so many | 九成的回执不超过的秒数
 -- Column p99_seconds (decimal) 百分之九十九时延: 99 in 100 took at most so many | 99% 的回执不超过的秒数

@@ -4,7 +4,7 @@
 -- Parameter days (integer, default 92, 1 to 36500): of expired and indeterminate messages, those sent in the last so many days | 已到期和结果不明的短信只看最近这么多天发送的
 -- Binds: account, now, days, limit
 -- Column account (text) 账号: the account | 账号
--- Column kind (text) 类别: waiting (no final report yet, still asked for), expired (given up), indeterminate (a send of unknown outcome), orphan (report without a message) or quarantined (record not understood) | 等待最终回执、已到期、发送结果不明、孤儿回执或被隔离的记录
+-- Column kind (text) 类别: waiting (no final report yet, still asked for), expired (given up), indeterminate (a send of unknown outcome), orphan (report without a message) or quarantined (record not understood) | 等待终态报告、已到期、发送结果不明、孤儿回执或被隔离的记录
 -- Column age (text) 时长: how old: under 1 hour, under 1 day, under 3 days, under 7 days, under 30 days, or older | 时长：不到 1 小时、1 天、3 天、7 天、30 天或更久
 -- Column items (integer) 数量: how many | 数量
 -- Column oldest (time) 最早: the oldest of them | 其中最早的时间
