@@ -50,8 +50,9 @@ async def examine_database(
             found.append(ok("migrations", "the database has this version's schema"))
             found += [await _rights(database, role, tables) for role, tables in _ROLES.items()]
             found += await _jobs(connection, settings)
-            rows = await connection.fetch(QUERIES["known_to_vendors"], sorted(settings.accounts))
-            known = {row["account"]: Known(row["kind"], row["vendor_id"]) for row in rows}
+            for name in sorted(settings.accounts):
+                if row := await connection.fetchrow(QUERIES["known_to_vendor"], name):
+                    known[name] = Known(row["kind"], row["vendor_id"])
     except _WRONG as error:
         words = (
             str(error) if isinstance(error, Problem) else f"it went away: {type(error).__name__}"

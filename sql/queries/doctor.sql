@@ -25,37 +25,34 @@ FROM unnest($1::text[]) AS t (name)
 WHERE NOT (has_table_privilege(t.name, 'SELECT') AND has_table_privilege(t.name, 'INSERT'))
 ORDER BY t.name;
 
--- name: known_to_vendors
--- Names for each of some accounts something that its vendor knows by an id: the sign or template that was last
--- decided or changed, else the message that was sent last (kind null).
-SELECT
-    a.account,
-    k.kind,
-    k.vendor_id
-FROM unnest($1::text[]) AS a (account)
-CROSS JOIN LATERAL (
-    (
-        SELECT
-            r.kind,
-            r.vendor_id,
-            1 AS place
-        FROM reviews AS r
-        WHERE r.account = a.account AND r.status <> 'deleted'
-        ORDER BY r.updated_at DESC NULLS LAST, r.kind, r.vendor_id
-        LIMIT 1
-    )
-    UNION ALL
-    (
-        SELECT
-            NULL::text AS kind,
-            m.vendor_message_id AS vendor_id,
-            2 AS place
-        FROM messages AS m
-        WHERE m.account = a.account AND m.status IN ('submitted', 'delivered', 'failed', 'expired')
-        ORDER BY m.sent_at DESC, m.id DESC
-        LIMIT 1
-    )
-    ORDER BY place
+-- name: known_to_vendor
+-- Names something that an account's vendor knows by an id: the sign or template that was last decided or changed,
+-- else the message that was sent last (kind null).
+WITH reviewed AS MATERIALIZED (
+    SELECT
+        r.kind,
+        r.vendor_id
+    FROM reviews AS r
+    WHERE r.account = $1 AND r.status <> 'deleted'
+    ORDER BY r.updated_at DESC NULLS LAST, r.kind, r.vendor_id
     LIMIT 1
-) AS k
-ORDER BY a.account;
+),
+
+sent AS MATERIALIZED (
+    SELECT m.vendor_message_id AS vendor_id
+    FROM messages AS m
+    WHERE m.account = $1 AND m.status IN ('submitted', 'delivered', 'failed', 'expired')
+    ORDER BY m.sent_at DESC, m.id DESC
+    LIMIT 1
+)
+
+SELECT
+    r.kind,
+    r.vendor_id
+FROM reviewed AS r
+UNION ALL
+SELECT
+    NULL::text,
+    s.vendor_id
+FROM sent AS s
+WHERE NOT EXISTS (SELECT 1 FROM reviewed);

@@ -53,6 +53,9 @@ def test_every_word_is_used_and_every_used_word_is_there() -> None:
         assert any(key.startswith(family) for key in WORDS["en"]), family
 
 
+ALARMS = (*alarms.KINDS, "waiting", "orphans")
+
+
 @pytest.mark.parametrize(
     ("family", "names"),
     [
@@ -78,7 +81,8 @@ def test_every_word_is_used_and_every_used_word_is_there() -> None:
         ("role", ("reader", "operator", "admin")),
         ("rule", ("domestic", "international")),
         ("encoding", ("code points", "UTF-16 units", "GSM-7 septets", "UCS-2 units")),
-        ("alarm", (*alarms.KINDS, "waiting", "lost", "quarantine", "orphans", "job")),
+        ("alarm", ALARMS),
+        ("alarm", [f"{kind}_words" for kind in ALARMS]),
         ("suspect", trust.STATES),
         ("doubt", trust.REASONS),
         ("replayed", Replayed.__struct_fields__),

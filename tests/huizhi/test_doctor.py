@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -316,7 +317,8 @@ async def test_a_log_in_without_rights_is_found_out(database: Database, tmp_path
         rest = "&".join(
             each for each in parts[2].split("&") if each and not each.startswith("user=")
         )
-        code, found = await examined(tmp_path, None, url=f"{parts[0]}?{user}&{rest}".rstrip("&"))
+        place = re.sub(r"(?<=//)[^@/]*@", "", parts[0])
+        code, found = await examined(tmp_path, None, url=f"{place}?{user}&{rest}".rstrip("&"))
     finally:
         async with database.connection() as connection:
             await connection.execute(f"DROP OWNED BY {role}")
