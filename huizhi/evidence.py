@@ -44,6 +44,7 @@ def evidence(run: UUID, to: Path | None, head: str | None, output: str) -> int:
                         path,
                         holder=holder(),
                         head=hash,
+                        patience_seconds=packages.LONG_PATIENCE_SECONDS,
                         progress=lambda stage: progress(stage, None),
                     )
                 except LeaseLost as error:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
@@ -23,6 +24,9 @@ from runtime import Problem
 from runtime.queries import QUERIES
 
 PATIENCE_SECONDS = 20.0
+# On a cluster what came just now is linked after two minutes: whoever sees how far it is waits that long.
+LONG_PATIENCE_SECONDS = 150.0
+_PAUSE_SECONDS = 0.5
 _README = Path(__file__).parent / "evidence_readme"
 _ROWS = 500
 _RECORDS = 20  # with their bodies
@@ -57,14 +61,15 @@ async def write(
     *,
     holder: str,
     head: bytes | None = None,
+    patience_seconds: float = PATIENCE_SECONDS,
     progress: Progress = lambda _: None,
 ) -> chain.Head:
     """Write the package of a run to the file `to`, which is there only when it is whole.
 
     Returns the package's head: the run's own link, or the later one whose hash is `head`, one that was
-    kept outside. First links what is not linked yet. `connection` is one of its own. Memory is bounded
-    whatever the run's size; lists are spooled beside `to`. Raises `NoRun`, `NoPackage`, `NotLinked`,
-    `BadHead`, `LeaseLost` and one of `DATABASE_ERRORS`.
+    kept outside. First links what is not linked yet, waiting for what cannot be linked at once.
+    `connection` is one of its own. Memory is bounded whatever the run's size; lists are spooled beside
+    `to`. Raises `NoRun`, `NoPackage`, `NotLinked`, `BadHead`, `LeaseLost` and one of `DATABASE_ERRORS`.
     """
     run = await connection.fetchrow(QUERIES["run"], run_id)
     if run is None:
@@ -77,8 +82,12 @@ async def write(
             "cost: no package is made of it"
         )
     progress("linking")
-    if await connection.fetchval(QUERIES["run_linked"], run_id) is None:
+    give_up = time.monotonic() + patience_seconds
+    while await connection.fetchval(QUERIES["run_linked"], run_id) is None:
         await chain.link_now(pool, holder=holder, patience_seconds=PATIENCE_SECONDS)
+        if time.monotonic() >= give_up:
+            break
+        await asyncio.sleep(_PAUSE_SECONDS)
     folder = Path(tempfile.mkdtemp(prefix=".huizhi-", dir=to.parent))
     try:
         async with connection.transaction(isolation="repeatable_read"):

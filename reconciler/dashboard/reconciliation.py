@@ -302,7 +302,13 @@ async def pack(
         path = state.tasks.folder / f"{task.id}.zip"
         async with state.database.connection() as connection:
             await evidence.write(
-                state.pool, connection, run_id, path, holder=holder(), progress=task.progress
+                state.pool,
+                connection,
+                run_id,
+                path,
+                holder=holder(),
+                patience_seconds=evidence.LONG_PATIENCE_SECONDS,
+                progress=task.progress,
             )
         task.file = path
         task.file_name = f"evidence-{found['account']}-{found['period']}.zip"

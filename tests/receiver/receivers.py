@@ -86,7 +86,7 @@ class Receiver:
     def end(self) -> int:
         """Ask it to end, as an operator would; return its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(90)  # what it is given where it is deployed
 
 
 def free_port() -> int:

@@ -23,7 +23,7 @@ from runtime.settings import parse
 pytestmark = pytest.mark.anyio
 
 PATH = "/callbacks/think/think-token"
-HEAD, BODY = 1.0, 2.0
+HEAD, BODY = 3.0, 4.0
 QUICK = f"""
 from runtime import bounds
 bounds.HEAD_SECONDS, bounds.BODY_SECONDS, bounds.LOOK_SECONDS = {HEAD}, {BODY}, 0.1
@@ -274,7 +274,7 @@ async def test_who_does_not_finish_a_head_is_dropped_and_keeps_nobody_waiting(
     for number in range(20):
         assert (await ask(quick.port, PATH, report(str(number)))).status == 200
     for lasted, heard in await asyncio.gather(*attack):
-        assert lasted < HEAD + 3
+        assert lasted < HEAD + 10
         assert statuses(heard) in ([408], [])  # it may be lost where bytes were still on their way
     assert await rows.fetchval("SELECT count(*) FROM records") == 20
 
@@ -291,14 +291,14 @@ async def test_who_does_not_finish_a_body_is_told_so_and_nothing_is_stored(
             await connection.send(head + b"5\r\nabcde\r\n")
             heard = await rest(connection)
             assert statuses(heard) == [408]
-            assert BODY - 0.5 < time.monotonic() - began < BODY + 3
+            assert BODY - 0.5 < time.monotonic() - began < BODY + 10
     assert await rows.fetchval("SELECT count(*) FROM records") == 0
 
 
 async def test_who_never_says_a_word_is_dropped(quick: Receiver) -> None:
     began = time.monotonic()
     assert await exchange(quick.port, b"") == b""
-    assert HEAD - 0.5 < time.monotonic() - began < HEAD + 3
+    assert HEAD - 0.5 < time.monotonic() - began < HEAD + 10
 
 
 async def test_who_was_answered_may_rest_longer_than_a_head_may_take(

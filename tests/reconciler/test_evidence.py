@@ -1,5 +1,6 @@
 """Evidence packages: what an honest one says, and that no forged one passes."""
 
+import asyncio
 import contextlib
 import csv
 import hashlib
@@ -177,10 +178,23 @@ async def test_a_run_that_rests_on_what_is_not_settled_has_no_package_yet(
     await connection.execute("UPDATE batches SET settled_at = NULL WHERE id = 1")
     to = tmp_path / "evidence.zip"
     with pytest.raises(evidence.NotLinked):
-        await evidence.write(pool, connection, run, to, holder="test")
+        await evidence.write(pool, connection, run, to, holder="test", patience_seconds=0)
     assert not to.exists()
+
+    # Who has patience waits for it.
+    looked = asyncio.Event()
+
+    async def made() -> None:
+        async with pool.acquire() as other:
+            await evidence.write(
+                pool, other, run, to, holder="test", progress=lambda _: looked.set()
+            )
+
+    making = asyncio.create_task(made())
+    await looked.wait()
     await connection.execute("UPDATE batches SET settled_at = now()")
-    await evidence.write(pool, connection, run, to, holder="test")
+    await making
+    assert to.exists()
 
 
 def test_the_verifier_is_short_and_needs_nothing_of_ours() -> None:

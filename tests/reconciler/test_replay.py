@@ -245,7 +245,7 @@ async def test_money_is_told_by_account_and_month_and_whether_it_is_closed(world
 
 async def test_purged_bodies_are_counted_and_what_was_made_of_them_stays(world: World) -> None:
     await fill(world, OLD, [[("a", "swapped", 0)]])
-    await world.connection.execute("UPDATE records SET purge_id = gen_random_uuid(), body = ''")
+    await world.connection.execute("UPDATE records SET purge_id = $1, body = ''", uuid4())
     before = await state(world.connection)
     done = (await run(world)).done
     assert (done.records, done.purged, done.changed) == (0, 1, 0)

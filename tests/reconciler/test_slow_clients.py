@@ -20,7 +20,7 @@ from runtime.database import Database
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
-HEAD, BODY = 1.0, 2.0
+HEAD, BODY = 3.0, 4.0
 TOKEN = "a-token-of-the-api"
 SETTINGS = f"""
 data_dir = "data"
@@ -143,7 +143,7 @@ async def test_who_does_not_finish_is_dropped_and_keeps_nobody_waiting(service: 
             began = time.monotonic()
             writer.write(begin)
             with contextlib.suppress(OSError):
-                while not reader.at_eof() and time.monotonic() - began < 10:
+                while not reader.at_eof() and time.monotonic() - began < 30:
                     writer.write(b"y")
                     await writer.drain()
                     await asyncio.sleep(pause)
@@ -157,10 +157,10 @@ async def test_who_does_not_finish_is_dropped_and_keeps_nobody_waiting(service: 
     for _ in range(10):
         await well(service)
     for lasted, heard in await asyncio.gather(*heads):
-        assert lasted < HEAD + 3
+        assert lasted < HEAD + 10
         assert statuses(heard) in ([408], [])  # it may be lost where bytes were on their way
     for lasted, heard in await asyncio.gather(*bodies):
-        assert BODY - 0.5 < lasted < BODY + 3
+        assert BODY - 0.5 < lasted < BODY + 10
         assert statuses(heard) in ([408], [])
     await well(service)
     assert await dropped(service, "slow") == 60
@@ -170,7 +170,7 @@ async def test_who_never_says_a_word_is_dropped(service: Service) -> None:
     began = time.monotonic()
     async with connected(service) as (reader, _):
         assert await rest(reader) == b""
-    assert HEAD - 0.5 < time.monotonic() - began < HEAD + 3
+    assert HEAD - 0.5 < time.monotonic() - began < HEAD + 10
 
 
 async def test_a_head_without_end_is_refused(service: Service) -> None:
