@@ -122,7 +122,15 @@ async def execute(dsn: str, statement: str) -> None:
 async def dropped(dsn: str, name: str) -> None:
     """Drop a database wherever it is; on a cluster Citus would connect again, to look after it."""
     await everywhere(dsn, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-    await everywhere(dsn, f"DROP DATABASE {name} WITH (FORCE)")
+    for left in reversed(range(5)):
+        try:
+            await everywhere(dsn, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            return
+        except (
+            asyncpg.ObjectInUseError
+        ):  # Citus's own process there does not always end in five seconds
+            if not left:
+                raise
 
 
 async def _nodes(dsn: str) -> list[str]:

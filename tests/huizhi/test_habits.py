@@ -204,7 +204,7 @@ def on_terminal(
 
     reader = threading.Thread(target=read)
     reader.start()
-    code = process.wait(60)
+    code = process.wait(240)  # on a cluster evidence waits for two minutes
     reader.join(60)
     os.close(ours)
     return code, shown.decode()
