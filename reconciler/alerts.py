@@ -17,6 +17,7 @@ import structlog
 
 from reconciler import alarms, alert_words, channels
 from reconciler.alarms import HOUSE, KINDS
+from reconciler.backoff import backoff
 from reconciler.channels import NotSent, Tone
 from reconciler.lease import Lease
 from runtime import metrics
@@ -82,9 +83,7 @@ async def _tell(settings: Settings, lease: Lease, row: Any, now: datetime) -> No
             tone=_tone(lines),
         )
     except NotSent as error:
-        pause = min(
-            FIRST_PAUSE_SECONDS * 2.0 ** min(row["failures_in_row"], 20), LONGEST_PAUSE_SECONDS
-        )
+        pause = backoff(FIRST_PAUSE_SECONDS, row["failures_in_row"], LONGEST_PAUSE_SECONDS)
         metrics.ALERTS.labels(name, "failed").inc()
         log.error("alert.not_sent", channel=name, again_seconds=pause, error=str(error))
         await lease.pool.execute(

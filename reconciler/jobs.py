@@ -27,6 +27,7 @@ from gateways.gateway import Call
 from gateways.http import open_client
 from reconciler import alerts, arrivals, chain, drift, retention, suspects, watching
 from reconciler import lease as leases
+from reconciler.backoff import backoff
 from reconciler.balances import poll_balance
 from reconciler.lease import Lease
 from reconciler.poll import Caller, Done, callers, expire_by_clock, poll_reviews, poll_statuses
@@ -276,13 +277,6 @@ def _note(job: Job, failure: str | None, wait: float) -> None:
         again_seconds=wait,
         error=failure,
     )
-
-
-def backoff(
-    pause_seconds: float, failures_in_row: int, longest: float = LONGEST_BACKOFF_SECONDS
-) -> float:
-    """Say how long a job that failed waits: doubled each time, up to `longest`."""
-    return min(pause_seconds * 2.0 ** min(failures_in_row, 30), longest)
 
 
 def holder() -> str:

@@ -22,7 +22,8 @@ from gateways.http import open_client
 from huizhi.__main__ import group
 from reconciler import jobs, ledger
 from reconciler import lease as leases
-from reconciler.jobs import Job, Jobs, backoff, one_pass, run
+from reconciler.backoff import backoff
+from reconciler.jobs import Job, Jobs, one_pass, run
 from reconciler.lease import Lease
 from reconciler.poll import Done, callers
 from runtime import Problem
@@ -68,7 +69,7 @@ def _runs(job: str, outcome: str) -> float:
 def test_a_failing_job_waits_twice_as_long_each_time(
     every: float, failures: int, seconds: float
 ) -> None:
-    assert backoff(every, failures) == seconds
+    assert backoff(every, failures, jobs.LONGEST_BACKOFF_SECONDS) == seconds
 
 
 async def test_failures_are_counted_shown_and_forgotten_on_success(pool: Any) -> None:
