@@ -16,7 +16,8 @@ from test_api import TOKEN, serving
 from test_retention import KEY, everything, result
 
 from gateways.gateway import Call, Reply
-from reconciler import api, cases, erasure, ledger, match, suspects
+from reconciler import cases, erasure, ledger, match, suspects
+from reconciler.api import erasures
 from runtime import records, settlement
 from runtime.database import Database
 from runtime.identity import message_id, shard_of
@@ -293,7 +294,7 @@ async def ended(client: httpx.AsyncClient, place: str) -> dict[str, Any]:
 async def test_an_erasure_that_takes_long_is_answered_at_once_and_goes_on(
     world: World, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "_ERASING_SECONDS", 0.2)
+    monkeypatch.setattr(erasures, "_ERASING_SECONDS", 0.2)
     monkeypatch.setattr(erasure, "TOLD_SECONDS", 0.02)
     await world.register("failed", "fine")
     settings = parse(RETAINING, world.folder / "huizhi.toml", {})
@@ -320,7 +321,7 @@ async def test_an_erasure_that_takes_long_is_answered_at_once_and_goes_on(
 async def test_an_erasure_whose_process_ended_shows_as_broken_off_and_can_be_done_again(
     world: World, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "_ERASING_SECONDS", 0.2)
+    monkeypatch.setattr(erasures, "_ERASING_SECONDS", 0.2)
     await world.register("failed")
     settings = parse(RETAINING, world.folder / "huizhi.toml", {})
     async with serving(database, settings) as client:
@@ -335,7 +336,7 @@ async def test_an_erasure_whose_process_ended_shows_as_broken_off_and_can_be_don
     async with serving(database, settings) as client:
         left = (await client.get(answer.headers["location"])).json()
         assert left["state"] == "broken_off"
-        monkeypatch.setattr(api, "_ERASING_SECONDS", 30)
+        monkeypatch.setattr(erasures, "_ERASING_SECONDS", 30)
         again = await client.post("/v1/erasures", json={"phone": phone("failed")})
         assert (again.status_code, again.json()["found"]) == (200, {"messages": 1})
         states = [each["state"] for each in (await client.get("/v1/erasures")).json()["items"]]

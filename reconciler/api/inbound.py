@@ -1,0 +1,47 @@
+"""Messages from handsets."""
+
+from typing import Any
+
+from litestar import Response, get
+from litestar.datastructures import State
+
+from reconciler import reading
+from reconciler.api.access import READER
+from reconciler.api.asked import Since, Text, Until, accounts_of, time_of
+from reconciler.api.lists import Format, Limit, page_or_file
+from reconciler.api.problems import LISTING
+
+
+@get("/v1/inbound", responses=LISTING, **READER)
+async def list_inbound(
+    state: State,
+    since: Since = None,
+    until: Until = None,
+    account: Text = None,
+    phone: Text = None,
+    cursor: Text = None,
+    limit: Limit = 100,
+    shape: Format = "json",
+) -> Response[Any]:
+    """List messages from handsets, the newest first."""
+    first, last = time_of("from", since), time_of("to", until)
+    return await page_or_file(
+        state,
+        lambda connection, cursor, limit: reading.inbound(
+            connection,
+            accounts_of(state, account),
+            phone=phone,
+            since=first,
+            until=last,
+            cursor=cursor,
+            limit=limit,
+        ),
+        cursor=cursor,
+        limit=limit,
+        shape=shape,
+        columns=reading.INBOUND_COLUMNS,
+        name="inbound",
+    )
+
+
+ROUTES = [list_inbound]
