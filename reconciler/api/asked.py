@@ -30,7 +30,12 @@ Until = Annotated[
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
-def time_of(name: str, text: str | None) -> datetime | None:
+def between(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+    """Read the times between which to list."""
+    return _time("from", since), _time("to", until)
+
+
+def _time(name: str, text: str | None) -> datetime | None:
     """Read a time of the query; a + of its offset that came unescaped is a blank."""
     if text is None:
         return None

@@ -7,11 +7,10 @@ from litestar import Request, Response, get
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.params import FromPath, QueryParameter
-from litestar.response import Stream
 
 from reconciler import audit, exports
 from reconciler.api.access import READER
-from reconciler.api.lists import MEDIA_TYPES, Format
+from reconciler.api.lists import Format, attachment
 from reconciler.api.problems import LISTING, SHOWING, Unprocessable
 
 
@@ -64,11 +63,7 @@ async def run_audit(
             raise Unprocessable(str(error)) from None
         finally:
             await rows.aclose()
-    return Stream(
-        exports.file_chunks(path),
-        media_type=MEDIA_TYPES[shape],
-        headers={"content-disposition": f'attachment; filename="{query_name}.{shape}"'},
-    )
+    return attachment(exports.file_chunks(path), query_name, shape)
 
 
 ROUTES = [list_audit, run_audit]

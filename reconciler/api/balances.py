@@ -1,5 +1,6 @@
 """What accounts have left, and whether it fell by what was owed."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from litestar import Response, get
@@ -8,7 +9,7 @@ from litestar.params import QueryParameter
 
 from reconciler import auditing, reading
 from reconciler.api.access import READER
-from reconciler.api.asked import Since, Text, Until, accounts_of, known_account, period_of, time_of
+from reconciler.api.asked import Since, Text, Until, accounts_of, between, known_account, period_of
 from reconciler.api.lists import Format, Limit, page_or_file
 from reconciler.api.problems import LISTING
 
@@ -25,21 +26,19 @@ async def list_balances(
     shape: Format = "json",
 ) -> Response[Any]:
     """List readings of what accounts have left, the newest first."""
-    first, last = time_of("from", since), time_of("to", until)
+    first, last = between(since, until)
     return await page_or_file(
         state,
-        lambda connection, cursor, limit: reading.balances(
-            connection,
-            accounts_of(state, account),
+        partial(
+            reading.balances,
+            accounts=accounts_of(state, account),
             kind=kind,
             since=first,
             until=last,
-            cursor=cursor,
-            limit=limit,
         ),
-        cursor=cursor,
-        limit=limit,
-        shape=shape,
+        cursor,
+        limit,
+        shape,
         columns=reading.BALANCE_COLUMNS,
         name="balances",
     )
@@ -64,12 +63,10 @@ async def audit_balances(
             return Response({"items": found.items, "next": found.next, "totals": added})
     return await page_or_file(
         state,
-        lambda connection, cursor, limit: auditing.intervals(
-            connection, settings, days, cursor=cursor, limit=limit
-        ),
-        cursor=cursor,
-        limit=limit,
-        shape=shape,
+        partial(auditing.intervals, settings=settings, period=days),
+        cursor,
+        limit,
+        shape,
         columns=auditing.AUDIT_COLUMNS,
         name="balance-audit",
     )

@@ -1,5 +1,6 @@
 """Callbacks: what vendors pushed, what became of it, and the bytes themselves."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from litestar import Response, get
@@ -9,8 +10,8 @@ from litestar.params import FromPath, QueryParameter
 
 from reconciler import reading, story
 from reconciler.api.access import READER
-from reconciler.api.asked import Since, Text, Until, accounts_of, time_of
-from reconciler.api.lists import Limit, page_or_file
+from reconciler.api.asked import Since, Text, Until, accounts_of, between
+from reconciler.api.lists import Limit, one_page
 from reconciler.api.problems import LISTING, problems
 
 
@@ -27,20 +28,18 @@ async def list_callbacks(
     limit: Limit = 100,
 ) -> Response[Any]:
     """List raw callbacks, the newest first."""
-    first, last = time_of("from", since), time_of("to", until)
-    return await page_or_file(
+    first, last = between(since, until)
+    return await one_page(
         state,
-        lambda connection, cursor, limit: reading.callbacks(
-            connection,
-            accounts_of(state, account),
+        partial(
+            reading.callbacks,
+            accounts=accounts_of(state, account),
             state=callback_state,
             since=first,
             until=last,
-            cursor=cursor,
-            limit=limit,
         ),
-        cursor=cursor,
-        limit=limit,
+        cursor,
+        limit,
     )
 
 

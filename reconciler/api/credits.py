@@ -1,6 +1,7 @@
 """Vendors' credit notes, set against what is disputed."""
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,17 +60,12 @@ async def list_credits(
     """List lines of credit notes with what became of each; those imported last first."""
     return await page_or_file(
         state,
-        lambda connection, cursor, limit: reading.credits(
-            connection,
-            accounts_of(state, account),
-            number=number,
-            left=unallocated,
-            cursor=cursor,
-            limit=limit,
+        partial(
+            reading.credits, accounts=accounts_of(state, account), number=number, left=unallocated
         ),
-        cursor=cursor,
-        limit=limit,
-        shape=shape,
+        cursor,
+        limit,
+        shape,
         columns=reading.CREDIT_COLUMNS,
         name="credits",
     )

@@ -1,6 +1,7 @@
 """Discrepancies as people work on them: followed over reruns, changed one by one or many at once."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -13,9 +14,8 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from reconciler import cases, periods, reading
 from reconciler.api.access import OPERATOR, READER
 from reconciler.api.asked import Text, accounts_of, check_kind, period_of
-from reconciler.api.lists import Format, Limit, page_or_file
+from reconciler.api.lists import Format, Limit, all_or_file, page_or_file
 from reconciler.api.problems import LISTING, SHOWING, TAKING, Unprocessable, problems
-from reconciler.reading import Page
 
 
 class CaseChange(cases.Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,18 +63,12 @@ async def list_cases(
     now = datetime.now(UTC)
     return await page_or_file(
         state,
-        lambda connection, cursor, limit: reading.cases(
-            connection,
-            accounts_of(state, account),
-            chosen,
-            days,
-            now=now,
-            cursor=cursor,
-            limit=limit,
+        partial(
+            reading.cases, accounts=accounts_of(state, account), chosen=chosen, period=days, now=now
         ),
-        cursor=cursor,
-        limit=limit,
-        shape=shape,
+        cursor,
+        limit,
+        shape,
         columns=reading.CASE_COLUMNS,
         name="discrepancies",
     )
@@ -87,19 +81,8 @@ async def show_ageing(state: State, account: Text = None, shape: Format = "json"
         found = await reading.ageing(connection, accounts_of(state, account), now=datetime.now(UTC))
     if shape == "json":
         return Response(found)
-
-    async def page(_connection: Any, _cursor: str | None, _limit: int) -> Page:
-        return Page(found["items"] + found["totals"], None)
-
-    return await page_or_file(
-        state,
-        page,
-        cursor=None,
-        limit=reading.MAX_LIMIT,
-        shape=shape,
-        columns=reading.AGEING_COLUMNS,
-        name="ageing",
-    )
+    rows = found["items"] + found["totals"]
+    return await all_or_file(rows, shape, columns=reading.AGEING_COLUMNS, name="ageing")
 
 
 @get("/v1/discrepancies/{discrepancy_id:uuid}", responses=SHOWING, **READER)

@@ -15,7 +15,7 @@ from litestar.params import FromPath, JSONBody
 from reconciler import erasure, replay
 from reconciler.api.access import ADMIN, READER
 from reconciler.api.asked import Name, Text
-from reconciler.api.lists import Limit, page_or_file
+from reconciler.api.lists import Limit, one_page
 from reconciler.api.problems import LISTING, SHOWING, problems
 from runtime.pseudonyms import pseudonyms
 
@@ -73,23 +73,13 @@ async def show_erasure(state: State, erasure_id: FromPath[UUID]) -> erasure.Eras
 @get("/v1/erasures", responses=LISTING, **READER)
 async def list_erasures(state: State, cursor: Text = None, limit: Limit = 100) -> Response[Any]:
     """List erasures, the newest first; never the numbers."""
-    return await page_or_file(
-        state,
-        lambda connection, cursor, limit: erasure.erasures(connection, cursor=cursor, limit=limit),
-        cursor=cursor,
-        limit=limit,
-    )
+    return await one_page(state, erasure.erasures, cursor, limit)
 
 
 @get("/v1/replays", responses=LISTING, **READER)
 async def list_replays(state: State, cursor: Text = None, limit: Limit = 100) -> Response[Any]:
     """List what was parsed again and put right, the newest first."""
-    return await page_or_file(
-        state,
-        lambda connection, cursor, limit: replay.replays(connection, cursor=cursor, limit=limit),
-        cursor=cursor,
-        limit=limit,
-    )
+    return await one_page(state, replay.replays, cursor, limit)
 
 
 ROUTES = [erase_number, show_erasure, list_erasures, list_replays]

@@ -1,5 +1,6 @@
 """Messages from handsets."""
 
+from functools import partial
 from typing import Any
 
 from litestar import Response, get
@@ -7,7 +8,7 @@ from litestar.datastructures import State
 
 from reconciler import reading
 from reconciler.api.access import READER
-from reconciler.api.asked import Since, Text, Until, accounts_of, time_of
+from reconciler.api.asked import Since, Text, Until, accounts_of, between
 from reconciler.api.lists import Format, Limit, page_or_file
 from reconciler.api.problems import LISTING
 
@@ -24,21 +25,19 @@ async def list_inbound(
     shape: Format = "json",
 ) -> Response[Any]:
     """List messages from handsets, the newest first."""
-    first, last = time_of("from", since), time_of("to", until)
+    first, last = between(since, until)
     return await page_or_file(
         state,
-        lambda connection, cursor, limit: reading.inbound(
-            connection,
-            accounts_of(state, account),
+        partial(
+            reading.inbound,
+            accounts=accounts_of(state, account),
             phone=phone,
             since=first,
             until=last,
-            cursor=cursor,
-            limit=limit,
         ),
-        cursor=cursor,
-        limit=limit,
-        shape=shape,
+        cursor,
+        limit,
+        shape,
         columns=reading.INBOUND_COLUMNS,
         name="inbound",
     )

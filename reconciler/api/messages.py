@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from litestar.params import FromPath, HeaderParameter, JSONBody
 
 from reconciler import ledger, reading, sending
 from reconciler.api.access import OPERATOR, READER
-from reconciler.api.asked import Since, Text, Until, accounts_of, known_account, time_of
+from reconciler.api.asked import Since, Text, Until, accounts_of, between, known_account
 from reconciler.api.lists import Format, Limit, page_or_file
 from reconciler.api.problems import LISTING, SHOWING, TAKING, problems
 from runtime.settings import AccountSettings
@@ -119,17 +120,13 @@ async def list_messages(
     shape: Format = "json",
 ) -> Response[Any]:
     """List messages, the newest first."""
-    filters = reading.Filters(
-        phone, vendor_message_id, reference, status, time_of("from", since), time_of("to", until)
-    )
+    filters = reading.Filters(phone, vendor_message_id, reference, status, *between(since, until))
     return await page_or_file(
         state,
-        lambda connection, cursor, limit: reading.messages(
-            connection, accounts_of(state, account), filters, cursor=cursor, limit=limit
-        ),
-        cursor=cursor,
-        limit=limit,
-        shape=shape,
+        partial(reading.messages, accounts=accounts_of(state, account), filters=filters),
+        cursor,
+        limit,
+        shape,
         columns=reading.MESSAGE_COLUMNS,
         name="messages",
     )

@@ -1,6 +1,7 @@
 """Reconciliations: run, closed, and what each found."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from reconciler import actions, match, reading
 from reconciler.api.access import ADMIN, OPERATOR, READER, require
 from reconciler.api.asked import Name, Text, check_kind, known_account, period_of
-from reconciler.api.lists import Format, Limit, page_or_file
+from reconciler.api.lists import Format, Limit, all_or_file, one_page, page_or_file
 from reconciler.api.problems import CLOSING, LISTING, SHOWING, Unprocessable
 from reconciler.causes import CAUSES
 from reconciler.tokens import Role
@@ -77,13 +78,8 @@ async def list_reconciliations(
     limit: Limit = 100,
 ) -> Response[Any]:
     """List reconciliations, the newest first; with `assumed` those that assume something instead."""
-    return await page_or_file(
-        state,
-        lambda connection, cursor, limit: reading.runs(
-            connection, account, assumed=assumed, cursor=cursor, limit=limit
-        ),
-        cursor=cursor,
-        limit=limit,
+    return await one_page(
+        state, partial(reading.runs, account=account, assumed=assumed), cursor, limit
     )
 
 
@@ -127,12 +123,10 @@ async def list_discrepancies(
         await _run(connection, run_id)
     return await page_or_file(
         state,
-        lambda connection, cursor, limit: reading.discrepancies(
-            connection, run_id, kind=kind, cause=cause, cursor=cursor, limit=limit
-        ),
-        cursor=cursor,
-        limit=limit,
-        shape=shape,
+        partial(reading.discrepancies, run_id=run_id, kind=kind, cause=cause),
+        cursor,
+        limit,
+        shape,
         columns=reading.DISCREPANCY_COLUMNS,
         name="discrepancies",
     )
@@ -145,15 +139,8 @@ async def list_causes(
     """List why the bill differs, the cause with most money first; they add up to the difference."""
     async with state.pool.acquire() as connection:
         await _run(connection, run_id)
-    return await page_or_file(
-        state,
-        lambda connection, _cursor, _limit: reading.causes(connection, run_id),
-        cursor=None,
-        limit=reading.MAX_LIMIT,
-        shape=shape,
-        columns=reading.CAUSE_COLUMNS,
-        name="causes",
-    )
+        found = await reading.causes(connection, run_id)
+    return await all_or_file(found.items, shape, columns=reading.CAUSE_COLUMNS, name="causes")
 
 
 @get("/v1/reconciliations/{run_id:uuid}/adjustments", responses=SHOWING | LISTING, **READER)
@@ -169,12 +156,10 @@ async def list_adjustments(
         await _run(connection, run_id)
     return await page_or_file(
         state,
-        lambda connection, cursor, limit: reading.adjustments(
-            connection, run_id, cursor=cursor, limit=limit
-        ),
-        cursor=cursor,
-        limit=limit,
-        shape=shape,
+        partial(reading.adjustments, run_id=run_id),
+        cursor,
+        limit,
+        shape,
         columns=reading.ADJUSTMENT_COLUMNS,
         name="adjustments",
     )

@@ -1,5 +1,6 @@
 """Signs and templates, with every word of their vendors."""
 
+from functools import partial
 from typing import Any
 
 from litestar import Response, get
@@ -49,12 +50,10 @@ async def _reviews(
 ) -> Response[Any]:
     return await page_or_file(
         state,
-        lambda connection, cursor, limit: reading.reviews(
-            connection, accounts_of(state, account), kind, status=status, cursor=cursor, limit=limit
-        ),
-        cursor=cursor,
-        limit=limit,
-        shape=shape,
+        partial(reading.reviews, accounts=accounts_of(state, account), kind=kind, status=status),
+        cursor,
+        limit,
+        shape,
         columns=reading.REVIEW_COLUMNS,
         name=f"{kind}s",
     )

@@ -1,6 +1,7 @@
 """Statements: vendors' bills, imported or only previewed."""
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -13,7 +14,7 @@ from litestar.params import MultipartBody, QueryParameter
 from reconciler import match, reading, statements
 from reconciler.api.access import OPERATOR, READER
 from reconciler.api.asked import Text, known_account, period_of, spooled
-from reconciler.api.lists import Limit, page_or_file
+from reconciler.api.lists import Limit, one_page
 from reconciler.api.problems import LISTING, TAKING, Unprocessable
 from reconciler.tables import MAX_UPLOAD_BYTES
 
@@ -102,14 +103,7 @@ async def list_statements(
     state: State, account: Text = None, cursor: Text = None, limit: Limit = 100
 ) -> Response[Any]:
     """List imported statements, the newest first."""
-    return await page_or_file(
-        state,
-        lambda connection, cursor, limit: reading.statements(
-            connection, account, cursor=cursor, limit=limit
-        ),
-        cursor=cursor,
-        limit=limit,
-    )
+    return await one_page(state, partial(reading.statements, account=account), cursor, limit)
 
 
 ROUTES = [import_statement, list_statements]

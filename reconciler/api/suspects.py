@@ -1,6 +1,7 @@
 """Reports that do not simply count: on unknown messages, and those that could not be trusted."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -10,7 +11,7 @@ from litestar.params import JSONBody, QueryParameter
 
 from reconciler import actions, reading, suspects
 from reconciler.api.access import OPERATOR, READER
-from reconciler.api.asked import Name, Since, Text, Until, accounts_of, known_account, time_of
+from reconciler.api.asked import Name, Since, Text, Until, accounts_of, between, known_account
 from reconciler.api.lists import Format, Limit, page_or_file
 from reconciler.api.problems import LISTING, Unprocessable, problems
 from runtime import trust
@@ -41,20 +42,13 @@ async def list_orphans(
     shape: Format = "json",
 ) -> Response[Any]:
     """List messages that vendors report on and the ledger does not know, the newest first."""
-    first, last = time_of("from", since), time_of("to", until)
+    first, last = between(since, until)
     return await page_or_file(
         state,
-        lambda connection, cursor, limit: reading.orphans(
-            connection,
-            accounts_of(state, account),
-            since=first,
-            until=last,
-            cursor=cursor,
-            limit=limit,
-        ),
-        cursor=cursor,
-        limit=limit,
-        shape=shape,
+        partial(reading.orphans, accounts=accounts_of(state, account), since=first, until=last),
+        cursor,
+        limit,
+        shape,
         columns=reading.ORPHAN_COLUMNS,
         name="orphans",
     )
@@ -77,17 +71,15 @@ async def list_suspects(
     _check_reason(reason)
     return await page_or_file(
         state,
-        lambda connection, cursor, limit: reading.suspects(
-            connection,
-            accounts_of(state, account),
+        partial(
+            reading.suspects,
+            accounts=accounts_of(state, account),
             state=suspect_state,
             reason=reason,
-            cursor=cursor,
-            limit=limit,
         ),
-        cursor=cursor,
-        limit=limit,
-        shape=shape,
+        cursor,
+        limit,
+        shape,
         columns=reading.SUSPECT_COLUMNS,
         name="suspects",
     )

@@ -1,5 +1,6 @@
 """What an operator watches: alarms, arrivals, drift, jobs, pulls, and what operators did."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from litestar import Response, get
@@ -8,10 +9,9 @@ from litestar.params import QueryParameter
 
 from reconciler import actions, alarms, arrivals, reading
 from reconciler.api.access import ADMIN, READER
-from reconciler.api.asked import Since, Text, Until, accounts_of, time_of
-from reconciler.api.lists import Format, Limit, page_or_file
+from reconciler.api.asked import Since, Text, Until, accounts_of, between
+from reconciler.api.lists import Format, Limit, all_or_file, one_page, page_or_file
 from reconciler.api.problems import LISTING, Unprocessable
-from reconciler.reading import Page
 
 
 @get("/v1/alarms", responses=LISTING, **READER)
@@ -29,17 +29,15 @@ async def list_alarms(
         raise Unprocessable(f"no such kind; there are {', '.join(alarms.KINDS)}")
     return await page_or_file(
         state,
-        lambda connection, cursor, limit: reading.alarms(
-            connection,
-            [*accounts_of(state, account), *([] if account else [alarms.HOUSE])],
+        partial(
+            reading.alarms,
+            accounts=[*accounts_of(state, account), *([] if account else [alarms.HOUSE])],
             kind=kind,
             ended=ended,
-            cursor=cursor,
-            limit=limit,
         ),
-        cursor=cursor,
-        limit=limit,
-        shape=shape,
+        cursor,
+        limit,
+        shape,
         columns=reading.ALARM_COLUMNS,
         name="alarms",
     )
@@ -50,19 +48,9 @@ async def list_arrivals(
     state: State, account: Text = None, shape: Format = "json"
 ) -> Response[Any]:
     """Say how soon receipts of each account come, or that it is still being learned."""
-
-    async def page(connection: Any, _cursor: str | None, _limit: int) -> Page:
-        return Page(await arrivals.shown(connection, accounts_of(state, account)), None)
-
-    return await page_or_file(
-        state,
-        page,
-        cursor=None,
-        limit=reading.MAX_LIMIT,
-        shape=shape,
-        columns=arrivals.COLUMNS,
-        name="arrivals",
-    )
+    async with state.pool.acquire() as connection:
+        shown = await arrivals.shown(connection, accounts_of(state, account))
+    return await all_or_file(shown, shape, columns=arrivals.COLUMNS, name="arrivals")
 
 
 @get("/v1/drift", responses=LISTING, **READER)
@@ -79,12 +67,10 @@ async def list_drift(
     """List fields, types and codes that were new in vendors' documents, the newest first."""
     return await page_or_file(
         state,
-        lambda connection, cursor, limit: reading.features(
-            connection, accounts_of(state, account), every=every, cursor=cursor, limit=limit
-        ),
-        cursor=cursor,
-        limit=limit,
-        shape=shape,
+        partial(reading.features, accounts=accounts_of(state, account), every=every),
+        cursor,
+        limit,
+        shape,
         columns=reading.FEATURE_COLUMNS,
         name="drift",
     )
@@ -109,13 +95,8 @@ async def list_pulls(
     limit: Limit = 100,
 ) -> Response[Any]:
     """List reads that the vendor hands out once; what a `lost` one held may be gone."""
-    return await page_or_file(
-        state,
-        lambda connection, cursor, limit: reading.pulls(
-            connection, account, state=pull_state, cursor=cursor, limit=limit
-        ),
-        cursor=cursor,
-        limit=limit,
+    return await one_page(
+        state, partial(reading.pulls, account=account, state=pull_state), cursor, limit
     )
 
 
@@ -130,20 +111,12 @@ async def list_actions(
     limit: Limit = 100,
 ) -> Response[Any]:
     """List what operators did by the API and by commands, the newest first."""
-    first, last = time_of("from", since), time_of("to", until)
-    return await page_or_file(
+    first, last = between(since, until)
+    return await one_page(
         state,
-        lambda connection, cursor, limit: actions.listed(
-            connection,
-            actor=actor,
-            what=what,
-            since=first,
-            until=last,
-            cursor=cursor,
-            limit=limit,
-        ),
-        cursor=cursor,
-        limit=limit,
+        partial(actions.listed, actor=actor, what=what, since=first, until=last),
+        cursor,
+        limit,
     )
 
 
