@@ -1,6 +1,7 @@
 """What is answered when something is wrong: RFC 9457 problems, and which error is which."""
 
 import math
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -15,7 +16,7 @@ from litestar.types import ExceptionHandlersMap
 from gateways.errors import Unsupported
 from reconciler import audit, cases, erasure, evidence, match, reading, sending, suspects
 from reconciler.tables import FileError
-from runtime import LeaseLost, Problem, metrics
+from runtime import LeaseLost, metrics
 from runtime.database import DATABASE_ERRORS
 from runtime.pseudonyms import OtherKey
 
@@ -56,10 +57,13 @@ class Unprocessable(HTTPException):
     status_code = 422
 
 
-def _problem_response(status: int, detail: str) -> Response[Any]:
-    """Make an RFC 9457 problem."""
+def _problem_response(status: int, detail: str, *, retry_after: int | None = None) -> Response[Any]:
+    """Make an RFC 9457 problem; `retry_after` is in seconds."""
     problem = ProblemDetails("about:blank", HTTPStatus(status).phrase, status, detail)
-    return Response(problem, status_code=status, media_type="application/problem+json")
+    headers = None if retry_after is None else {"retry-after": str(retry_after)}
+    return Response(
+        problem, status_code=status, media_type="application/problem+json", headers=headers
+    )
 
 
 # What parameters of our functions are called outside.
@@ -93,44 +97,23 @@ def _problem(_: object, error: HTTPException) -> Response[Any]:
     return answer
 
 
-def _unprocessable(_: object, error: Exception) -> Response[Any]:
-    return _problem_response(422, str(error))
+def _says(
+    status: int, *, retry_after: int | None = None
+) -> Callable[[object, Exception], Response[Any]]:
+    """Make what answers with an error's own words."""
 
+    def answer(_: object, error: Exception) -> Response[Any]:
+        return _problem_response(status, str(error), retry_after=retry_after)
 
-def _gone(_: object, error: Problem) -> Response[Any]:
-    return _problem_response(410, str(error))
-
-
-def _conflict(_: object, error: Exception) -> Response[Any]:
-    return _problem_response(409, str(error))
-
-
-def _try_again(_: object, error: Exception) -> Response[Any]:
-    answer = _problem_response(409, str(error))
-    answer.headers["retry-after"] = "5"
     return answer
-
-
-def _outdated(_: object, error: Problem) -> Response[Any]:
-    return _problem_response(409, str(error))
 
 
 def _nothing_sent(_: object, error: sending.NothingSent) -> Response[Any]:
-    answer = _problem_response(503, f"{error}; nothing was sent, try again")
-    answer.headers["retry-after"] = str(math.ceil(error.retry_after_seconds or 5))
-    return answer
-
-
-def _interrupted(_: object, error: Problem) -> Response[Any]:
-    return _problem_response(503, str(error))
-
-
-def _bad_request(_: object, error: Exception) -> Response[Any]:
-    return _problem_response(400, str(error))
-
-
-def _not_found(_: object, error: Problem) -> Response[Any]:
-    return _problem_response(404, str(error))
+    return _problem_response(
+        503,
+        f"{error}; nothing was sent, try again",
+        retry_after=math.ceil(error.retry_after_seconds or 5),
+    )
 
 
 def _unfit(_: object, error: Exception) -> Response[Any]:
@@ -144,9 +127,7 @@ def _unfit(_: object, error: Exception) -> Response[Any]:
 def _unavailable(_: object, error: Exception) -> Response[Any]:
     log.error("database.away", error=type(error).__name__)
     metrics.ANSWERS_FAILED.labels("503").inc()
-    answer = _problem_response(503, "the database is away; try again")
-    answer.headers["retry-after"] = "5"
-    return answer
+    return _problem_response(503, "the database is away; try again", retry_after=5)
 
 
 def _internal(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
@@ -158,31 +139,31 @@ def _internal(request: Request[Any, Any, Any], error: Exception) -> Response[Any
 # Which answer an error of ours is.
 HANDLERS: ExceptionHandlersMap = {
     HTTPException: _problem,
-    FileError: _unprocessable,
-    match.Impossible: _unprocessable,
-    match.Closed: _conflict,
-    cases.Illegal: _unprocessable,
-    cases.Unknown: _unprocessable,
-    suspects.Unknown: _not_found,
-    suspects.Undecidable: _unprocessable,
-    cases.Outdated: _outdated,
-    sending.Unfit: _unprocessable,
-    sending.KeyReused: _unprocessable,
-    sending.StillSending: _try_again,
-    evidence.NotLinked: _try_again,
-    evidence.BadHead: _unprocessable,
-    evidence.NoPackage: _unprocessable,
-    LeaseLost: _try_again,
-    erasure.NoNumber: _unprocessable,
-    OtherKey: _conflict,
-    reading.Gone: _gone,
+    FileError: _says(422),
+    match.Impossible: _says(422),
+    match.Closed: _says(409),
+    cases.Illegal: _says(422),
+    cases.Unknown: _says(422),
+    suspects.Unknown: _says(404),
+    suspects.Undecidable: _says(422),
+    cases.Outdated: _says(409),
+    sending.Unfit: _says(422),
+    sending.KeyReused: _says(422),
+    sending.StillSending: _says(409, retry_after=5),
+    evidence.NotLinked: _says(409, retry_after=5),
+    evidence.BadHead: _says(422),
+    evidence.NoPackage: _says(422),
+    LeaseLost: _says(409, retry_after=5),
+    erasure.NoNumber: _says(422),
+    OtherKey: _says(409),
+    reading.Gone: _says(410),
     sending.NothingSent: _nothing_sent,
-    sending.Interrupted: _interrupted,
-    Unsupported: _unprocessable,
-    reading.BadCursor: _bad_request,
-    audit.BadParameter: _bad_request,
-    audit.NoSuchQuery: _not_found,
-    audit.TookTooLong: _unprocessable,
+    sending.Interrupted: _says(503),
+    Unsupported: _says(422),
+    reading.BadCursor: _says(400),
+    audit.BadParameter: _says(400),
+    audit.NoSuchQuery: _says(404),
+    audit.TookTooLong: _says(422),
     **dict.fromkeys(DATABASE_ERRORS, _unavailable),
     # What PostgreSQL says of a value that it was given, such as a text with a NUL.
     asyncpg.DataError: _unfit,
