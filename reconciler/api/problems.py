@@ -72,6 +72,8 @@ _SPELT = {
     "callback_state": "state",
     "pull_state": "state",
     "case_state": "state",
+    "suspect_state": "state",
+    "every": "all",
     "data": "the body",
 }
 # What Litestar says without saying it.

@@ -327,6 +327,23 @@ async def test_bad_parameters_of_single_lists_are_400(api: Api) -> None:
     }
 
 
+async def test_a_bad_parameter_is_called_what_the_document_calls_it(api: Api) -> None:
+    paths = (await api.get("/schema/openapi.json")).json()["paths"]
+    tried = set()
+    for path, methods in paths.items():
+        parameters = methods.get("get", {}).get("parameters", [])
+        needed = {
+            each["name"]: "x" for each in parameters if each["in"] == "query" and each["required"]
+        }
+        for each in parameters:
+            if each["in"] == "query" and re.search(r"enum|boolean|integer", str(each["schema"])):
+                filled = re.sub(r"\{\w+\}", str(NOBODY), path)
+                told = problem(await api.get(filled, params={**needed, each["name"]: "x"}), 400)
+                assert told.startswith(f"{each['name']}: "), path
+                tried.add(each["name"])
+    assert {"limit", "format", "state", "all", "min_age_days", "lang", "ended"} <= tried
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/messages", "/v1/callbacks", "/v1/inbound", "/v1/balances", "/v1/orphans"]
 )
