@@ -10,8 +10,9 @@ from uuid import uuid4
 
 from benchmarks.figures import Figure, compared
 from benchmarks.ground import PUSHED, SQL, CannotRun, Ground, prepared
-from reconciler import audit, match, periods, reading
+from reconciler import audit, match, periods
 from reconciler.audit import AUDIT
+from reconciler.reading import sent
 
 ROWS = 1_000_000
 _QUICK_ROWS = 20_000
@@ -70,19 +71,17 @@ async def _look_ups(connection: Any, ground: Ground, rows: int, *, quick: bool) 
     accounts = ground.settings.accounts
 
     async def by_id(row: Any) -> Any:
-        return await reading.message(connection, accounts, row["id"])
+        return await sent.message(connection, accounts, row["id"])
 
-    async def filtered(filters: reading.Filters) -> Any:
-        page = await reading.messages(connection, [PUSHED], filters, cursor=None, limit=100)
+    async def filtered(filters: sent.Filters) -> Any:
+        page = await sent.messages(connection, [PUSHED], filters, cursor=None, limit=100)
         return page.items
 
     asks: dict[str, Callable[[Any], Awaitable[Any]]] = {
         "id": by_id,
-        "number": lambda row: filtered(reading.Filters(phone=row["phone"])),
-        "batch": lambda row: filtered(reading.Filters(reference=row["reference"])),
-        "vendor id": lambda row: filtered(
-            reading.Filters(vendor_message_id=row["vendor_message_id"])
-        ),
+        "number": lambda row: filtered(sent.Filters(phone=row["phone"])),
+        "batch": lambda row: filtered(sent.Filters(reference=row["reference"])),
+        "vendor id": lambda row: filtered(sent.Filters(vendor_message_id=row["vendor_message_id"])),
     }
     figures = []
     for name, ask in asks.items():

@@ -7,8 +7,7 @@ import rich_click as click
 from huizhi import cli_config
 from huizhi.options import output_option, show_list, span_of, span_options, with_pool
 from reconciler import actions as record
-from reconciler import reading
-from reconciler.reading import Page
+from reconciler.reading.paging import MAX_LIMIT, Page
 
 
 @click.command()
@@ -37,7 +36,7 @@ def actions(
                     since=first,
                     until=last,
                     cursor=cursor,
-                    limit=reading.MAX_LIMIT,
+                    limit=MAX_LIMIT,
                 )
                 if output == "json":
                     return found

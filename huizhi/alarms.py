@@ -8,7 +8,7 @@ from huizhi import cli_config
 from huizhi.options import OUTPUTS, names_of, one_page, output_option, show_list, with_pool
 from reconciler import alarms as kinds
 from reconciler import arrivals as learned
-from reconciler import reading
+from reconciler.reading import paging, watched
 
 _SHOWN = ("account", "kind", "since", "last_seen_at", "ended_at", "words")
 
@@ -29,15 +29,15 @@ def alarms(account: str | None, kind: str | None, ended: bool, output: str) -> i
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
             await show_list(
-                lambda cursor: reading.alarms(
+                lambda cursor: watched.alarms(
                     connection,
                     accounts,
                     kind=kind,
                     ended=ended,
                     cursor=cursor,
-                    limit=reading.MAX_LIMIT,
+                    limit=paging.MAX_LIMIT,
                 ),
-                _SHOWN if output == "table" else reading.ALARM_COLUMNS,
+                _SHOWN if output == "table" else watched.ALARM_COLUMNS,
                 output,
             )
         return 0

@@ -11,7 +11,7 @@ from huizhi.options import one_page, output_option, show_json, show_list, show_t
 from huizhi.progress import shown
 from reconciler import alert_words, channels
 from reconciler.channels import NotSent
-from reconciler.reading import rfc3339
+from reconciler.reading.fields import rfc3339
 from runtime import Problem
 from runtime.queries import QUERIES
 from runtime.settings import Channel, Settings

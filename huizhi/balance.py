@@ -26,8 +26,9 @@ from huizhi.options import (
     writing,
 )
 from huizhi.progress import shown
-from reconciler import auditing, balances, periods, reading
+from reconciler import auditing, balances, periods
 from reconciler.poll import Caller
+from reconciler.reading import arrived, paging
 from runtime import Problem
 from runtime.settings import AccountSettings, Settings
 
@@ -93,7 +94,7 @@ def balance(
             else:
                 rows += each
         if rows or not failures:
-            await show_list(one_page(rows), reading.BALANCE_COLUMNS, output)
+            await show_list(one_page(rows), arrived.BALANCE_COLUMNS, output)
         for failure in failures:
             say(failure)
         return _UNASKED if failures else 0
@@ -110,14 +111,14 @@ def _audit(settings: Settings, chosen: AccountSettings, text: str, output: str) 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
 
-            async def page(cursor: str | None) -> reading.Page:
+            async def page(cursor: str | None) -> paging.Page:
                 return await auditing.intervals(
-                    connection, chosen, period, cursor=cursor, limit=reading.MAX_LIMIT
+                    connection, chosen, period, cursor=cursor, limit=paging.MAX_LIMIT
                 )
 
             totals = await auditing.totals(connection, chosen, period)
             if output == "json":
-                rows = [row async for row in reading.every(page)]
+                rows = [row async for row in paging.every(page)]
                 show_json({"items": rows, "next": None, "totals": totals})
             else:
                 await show_list(page, auditing.AUDIT_COLUMNS, output)
@@ -138,16 +139,16 @@ def _history(
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
             await show_list(
-                lambda cursor: reading.balances(
+                lambda cursor: arrived.balances(
                     connection,
                     accounts,
                     kind=None,
                     since=first,
                     until=last,
                     cursor=cursor,
-                    limit=reading.MAX_LIMIT,
+                    limit=paging.MAX_LIMIT,
                 ),
-                reading.BALANCE_COLUMNS,
+                arrived.BALANCE_COLUMNS,
                 output,
             )
         return 0

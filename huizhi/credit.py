@@ -18,7 +18,8 @@ from huizhi.options import (
     with_pool,
     writing,
 )
-from reconciler import credits, reading
+from reconciler import credits
+from reconciler.reading import disputed, paging
 
 
 @click.group()
@@ -60,14 +61,14 @@ def import_(file: Path, account: str, sheet: str | None, output: str) -> int:
                     f"{each['amount']} {each['currency']}: {each['allocated']} set against disputes, "
                     f"{each['unallocated']} left"
                 )
-            left = reading.every(
-                lambda cursor: reading.credits(
+            left = paging.every(
+                lambda cursor: disputed.credits(
                     connection,
                     [account],
                     credit=UUID(done["id"]),
                     left=True,
                     cursor=cursor,
-                    limit=reading.MAX_LIMIT,
+                    limit=paging.MAX_LIMIT,
                 )
             )
             async for line in left:
@@ -99,15 +100,15 @@ def list_(account: str | None, number: str | None, unallocated: bool, output: st
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
             await show_list(
-                lambda cursor: reading.credits(
+                lambda cursor: disputed.credits(
                     connection,
                     accounts,
                     number=number,
                     left=unallocated,
                     cursor=cursor,
-                    limit=reading.MAX_LIMIT,
+                    limit=paging.MAX_LIMIT,
                 ),
-                reading.CREDIT_COLUMNS,
+                disputed.CREDIT_COLUMNS,
                 output,
             )
         return 0

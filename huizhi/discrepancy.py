@@ -20,9 +20,10 @@ from huizhi.options import (
     with_pool,
     writing,
 )
-from reconciler import cases, match, periods, reading
+from reconciler import cases, match, periods
 from reconciler.actions import login
 from reconciler.periods import Period
+from reconciler.reading import disputed, paging
 from runtime import Problem
 from runtime.settings import Settings
 
@@ -125,16 +126,16 @@ def list_(
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
             await show_list(
-                lambda cursor: reading.cases(
+                lambda cursor: disputed.cases(
                     connection,
                     accounts,
                     chosen,
                     days,
                     now=now,
                     cursor=cursor,
-                    limit=reading.MAX_LIMIT,
+                    limit=paging.MAX_LIMIT,
                 ),
-                _SHOWN if output == "table" else reading.CASE_COLUMNS,
+                _SHOWN if output == "table" else disputed.CASE_COLUMNS,
                 output,
             )
         return 0
@@ -238,25 +239,25 @@ def ageing(account: str | None, output: str) -> int:
 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
-            found = await reading.ageing(connection, accounts, now=datetime.now(UTC))
+            found = await disputed.ageing(connection, accounts, now=datetime.now(UTC))
         if output == "json":
             show_json(found)
         else:
             rows = found["items"] + found["totals"]
-            await show_list(one_page(rows), reading.AGEING_COLUMNS, output)
+            await show_list(one_page(rows), disputed.AGEING_COLUMNS, output)
         return 0
 
     return with_pool(settings, "discrepancy ageing", work)
 
 
 async def _show(connection: Any, id: UUID, output: str) -> None:
-    found = await reading.case(connection, id, now=datetime.now(UTC))
+    found = await disputed.case(connection, id, now=datetime.now(UTC))
     if found is None:
         raise cases.Unknown(f"no discrepancy {id}")
     if output == "json":
         show_json(found)
         return
-    for name in reading.CASE_COLUMNS:
+    for name in disputed.CASE_COLUMNS:
         if found[name] is not None:
             click.echo(f"{name}: {found[name]}")
     click.echo()

@@ -6,7 +6,7 @@ import rich_click as click
 
 from huizhi import cli_config
 from huizhi.options import OUTPUTS, names_of, output_option, show_list, with_pool
-from reconciler import reading
+from reconciler.reading import paging, watched
 
 
 @click.command()
@@ -21,10 +21,10 @@ def drift(account: str | None, every: bool, output: str) -> int:
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
             await show_list(
-                lambda cursor: reading.features(
-                    connection, accounts, every=every, cursor=cursor, limit=reading.MAX_LIMIT
+                lambda cursor: watched.features(
+                    connection, accounts, every=every, cursor=cursor, limit=paging.MAX_LIMIT
                 ),
-                reading.FEATURE_COLUMNS,
+                watched.FEATURE_COLUMNS,
                 output,
             )
         return 0

@@ -15,7 +15,7 @@ from huizhi.options import (
     span_options,
     with_pool,
 )
-from reconciler import reading
+from reconciler.reading import arrived, paging
 
 
 @click.command()
@@ -38,16 +38,16 @@ def inbound(account: str | None, since: str | None, until: str | None, output: s
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
             await show_list(
-                lambda cursor: reading.inbound(
+                lambda cursor: arrived.inbound(
                     connection,
                     accounts,
                     phone=None,
                     since=first,
                     until=last,
                     cursor=cursor,
-                    limit=reading.MAX_LIMIT,
+                    limit=paging.MAX_LIMIT,
                 ),
-                reading.INBOUND_COLUMNS,
+                arrived.INBOUND_COLUMNS,
                 output,
             )
         return 0

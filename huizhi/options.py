@@ -15,11 +15,11 @@ import rich_click as click
 from gateways.errors import Unsupported
 from gateways.http import open_client
 from huizhi.progress import counted, shown
-from reconciler import actions, exports, reading
+from reconciler import actions, exports
 from reconciler.cells import moment
 from reconciler.jobs import holder
 from reconciler.poll import Caller, callers
-from reconciler.reading import Page
+from reconciler.reading.paging import Page, every
 from runtime import Problem
 from runtime.database import connected
 from runtime.settings import AccountSettings, Settings
@@ -187,7 +187,7 @@ async def show_file(
 
 async def show_list(page: Callable[[str | None], Any], columns: Sequence[str], output: str) -> None:
     """Print every row of a list; `page` takes a cursor and returns an awaitable `Page`."""
-    rows = reading.every(page)
+    rows = every(page)
     if output in ("csv", "xlsx"):
         await show_file(rows, columns, output)
     elif output == "json":

@@ -65,7 +65,8 @@ def reconcile(
     xlsx every row is a discrepancy, or with `--causes` a cause, or with `--adjustments` a change. A
     closed period is never opened again: what is found later is an adjustment.
     """
-    from reconciler import match, periods, reading
+    from reconciler import match, periods
+    from reconciler.reading import billed, paging
     from runtime import Problem
 
     settings = cli_config.settings()
@@ -97,27 +98,27 @@ def reconcile(
             if causes and output == "table":
                 _show_causes(result)
             elif causes:
-                await show_list(one_page(result["causes"]), reading.CAUSE_COLUMNS, output)
+                await show_list(one_page(result["causes"]), billed.CAUSE_COLUMNS, output)
             elif adjustments and output == "table":
                 await _show_adjustments(connection, run)
             elif adjustments:
                 await show_list(
-                    lambda cursor: reading.adjustments(
-                        connection, run, cursor=cursor, limit=reading.MAX_LIMIT
+                    lambda cursor: billed.adjustments(
+                        connection, run, cursor=cursor, limit=paging.MAX_LIMIT
                     ),
-                    reading.ADJUSTMENT_COLUMNS,
+                    billed.ADJUSTMENT_COLUMNS,
                     output,
                 )
             elif discrepancies or output in ("csv", "xlsx"):
                 await show_list(
-                    lambda cursor: reading.discrepancies(
-                        connection, run, kind=None, cursor=cursor, limit=reading.MAX_LIMIT
+                    lambda cursor: billed.discrepancies(
+                        connection, run, kind=None, cursor=cursor, limit=paging.MAX_LIMIT
                     ),
-                    reading.DISCREPANCY_COLUMNS,
+                    billed.DISCREPANCY_COLUMNS,
                     output,
                 )
             elif output == "json":
-                show_json(await reading.run(connection, run) if close else result)
+                show_json(await billed.run(connection, run) if close else result)
             else:
                 show_result(result)
                 if close:
@@ -173,7 +174,7 @@ def _show_causes(result: dict[str, Any]) -> None:
 
 async def _show_adjustments(connection: Any, run: UUID) -> None:
     """Print what changed since the period was closed, each before and after in one column."""
-    from reconciler import reading
+    from reconciler.reading import billed, paging
 
     def change(row: dict[str, Any], name: str) -> str:
         before, after = (
@@ -184,9 +185,9 @@ async def _show_adjustments(connection: Any, run: UUID) -> None:
 
     changed = [
         row
-        async for row in reading.every(
-            lambda cursor: reading.adjustments(
-                connection, run, cursor=cursor, limit=reading.MAX_LIMIT
+        async for row in paging.every(
+            lambda cursor: billed.adjustments(
+                connection, run, cursor=cursor, limit=paging.MAX_LIMIT
             )
         )
     ]

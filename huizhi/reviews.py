@@ -20,8 +20,9 @@ from huizhi.options import (
     writing,
 )
 from huizhi.progress import shown
-from reconciler import reading, reviews
+from reconciler import reviews
 from reconciler.poll import Caller
+from reconciler.reading import paging, reviewed
 from runtime import Problem
 from runtime.settings import AccountSettings, Settings
 
@@ -128,13 +129,13 @@ def _add_commands(group: click.Group, kind: ReviewKind) -> None:
         async def work(pool: Any) -> int:
             async with pool.acquire() as connection:
                 await show_list(
-                    lambda cursor: reading.reviews(
+                    lambda cursor: reviewed.reviews(
                         connection,
                         accounts,
                         kind,
                         status=status,
                         cursor=cursor,
-                        limit=reading.MAX_LIMIT,
+                        limit=paging.MAX_LIMIT,
                     ),
                     _columns(kind),
                     output,
@@ -207,7 +208,7 @@ def _ask(
 
 def _columns(kind: ReviewKind) -> tuple[str, ...]:
     return tuple(
-        name for name in reading.REVIEW_COLUMNS if kind == ReviewKind.TEMPLATE or name != "content"
+        name for name in reviewed.REVIEW_COLUMNS if kind == ReviewKind.TEMPLATE or name != "content"
     )
 
 

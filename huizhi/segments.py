@@ -9,7 +9,7 @@ import rich_click as click
 from gateways.segments import Rule, Unit, explain
 from huizhi import cli_config
 from huizhi.options import account_of, output_option, show_json
-from reconciler import reading
+from reconciler.reading import sent
 from runtime import Problem
 
 _PRICE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,12})?")
@@ -59,7 +59,7 @@ def segments(
             raise Problem(f"--price: {price[:40]!r} is no price, such as 0.035")
         cost = Decimal(price)
     chosen_rule, chosen_unit = Rule(rule or usual_rule), Unit(unit or usual_unit)
-    told = reading.explained(text, sign, chosen_rule, chosen_unit, price=cost, currency=currency)
+    told = sent.explained(text, sign, chosen_rule, chosen_unit, price=cost, currency=currency)
     if output == "json":
         show_json(told)
         return

@@ -182,15 +182,15 @@ def _show_preview(seen: Any) -> None:
 @output_option(*OUTPUTS)
 def list_(account: str | None, output: str) -> int:
     """List imported statements, the newest first."""
-    from reconciler import reading
+    from reconciler.reading import billed, paging
 
     settings = cli_config.settings()
 
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
             await show_list(
-                lambda cursor: reading.statements(
-                    connection, account, cursor=cursor, limit=reading.MAX_LIMIT
+                lambda cursor: billed.statements(
+                    connection, account, cursor=cursor, limit=paging.MAX_LIMIT
                 ),
                 COLUMNS,
                 output,

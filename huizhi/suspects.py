@@ -17,8 +17,8 @@ from huizhi.options import (
     with_pool,
     writing,
 )
-from reconciler import reading
 from reconciler.actions import login
+from reconciler.reading import arrived, paging
 from reconciler.suspects import Verdict, decide
 from runtime import Problem, trust
 
@@ -56,15 +56,15 @@ def list_(account: str | None, state: str | None, reason: str | None, output: st
     async def work(pool: Any) -> int:
         async with pool.acquire() as connection:
             await show_list(
-                lambda cursor: reading.suspects(
+                lambda cursor: arrived.suspects(
                     connection,
                     accounts,
                     state=state,
                     reason=reason,
                     cursor=cursor,
-                    limit=reading.MAX_LIMIT,
+                    limit=paging.MAX_LIMIT,
                 ),
-                _SHOWN if output == "table" else reading.SUSPECT_COLUMNS,
+                _SHOWN if output == "table" else arrived.SUSPECT_COLUMNS,
                 output,
             )
         return 0

@@ -18,7 +18,8 @@ from uuid import UUID, uuid4
 import msgspec
 import structlog
 
-from reconciler.reading import Page, cursor_of, key_of, rfc3339
+from reconciler.reading.fields import rfc3339
+from reconciler.reading.paging import Page, cursor_of, key_of
 from runtime.database import DATABASE_ERRORS
 from runtime.logs import Redaction
 from runtime.queries import QUERIES

@@ -12,7 +12,7 @@ import msgspec
 
 from reconciler import alarms, silence
 from reconciler.lease import Lease
-from reconciler.reading import rfc3339
+from reconciler.reading.fields import rfc3339
 from reconciler.silence import LAGS, LONGEST, Day, Finding, Model
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings

@@ -5,10 +5,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from reconciler import reading
 from reconciler.match import EXACT, Impossible, currency_in, money, tariff_columns
 from reconciler.periods import Period
-from reconciler.reading import Page, cursor_of, key_of, rfc3339
+from reconciler.reading.fields import rfc3339
+from reconciler.reading.paging import MAX_LIMIT, Page, cursor_of, every, key_of
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings
 
@@ -93,9 +93,9 @@ async def totals(
     added: dict[tuple[str, str | None], dict[str, Any]] = {}
 
     async def page(cursor: str | None) -> Page:
-        return await intervals(connection, settings, period, cursor=cursor, limit=reading.MAX_LIMIT)
+        return await intervals(connection, settings, period, cursor=cursor, limit=MAX_LIMIT)
 
-    async for each in reading.every(page):
+    async for each in every(page):
         total = added.setdefault(
             (each["kind"], each["currency"]),
             {name: Decimal(0) for name in TOTAL_COLUMNS[3:]} | {"intervals": 0},

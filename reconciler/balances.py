@@ -6,13 +6,13 @@ from typing import Any
 from gateways.errors import Garbled, GatewayError
 from gateways.events import Balance
 from gateways.gateway import Call
-from reconciler import reading
 from reconciler.asking import answered
 from reconciler.poll import Caller, Done
+from reconciler.reading import arrived
 
 
 async def read(caller: Caller) -> list[dict[str, Any]]:
-    """Ask what the account has left; return the readings as `reading.balances` lists them.
+    """Ask what the account has left; return the readings as `arrived.balances` lists them.
 
     Durable on return. Each is a reading of its own, also one with the same bytes as another. Raises
     what the gateway raises, and one of `DATABASE_ERRORS`.
@@ -21,7 +21,7 @@ async def read(caller: Caller) -> list[dict[str, Any]]:
     question = caller.client.query_balance()
     record, _, _ = await answered(caller, Call.QUERY_BALANCE, asked_at, question, wanted=Balance)
     async with caller.pool.acquire() as connection:
-        rows = await reading.balances_of_record(connection, caller.name, record.digest)
+        rows = await arrived.balances_of_record(connection, caller.name, record.digest)
     if not rows:
         raise Garbled("the reply holds what cannot be stored; it is in quarantine")
     return rows

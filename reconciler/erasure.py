@@ -20,7 +20,7 @@ import structlog
 from gateways.phone import normalise
 from reconciler import actions
 from reconciler.purging import Named, Purge, check_key
-from reconciler.reading import Page, cursor_of, key_of
+from reconciler.reading.paging import Page, cursor_of, key_of
 from runtime import Problem, settlement
 from runtime.database import DATABASE_ERRORS
 from runtime.pseudonyms import Pseudonyms

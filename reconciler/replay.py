@@ -21,7 +21,8 @@ import msgspec
 
 import gateways
 from reconciler.match import EXACT, money
-from reconciler.reading import Page, cursor_of, key_of, rfc3339
+from reconciler.reading.fields import rfc3339
+from reconciler.reading.paging import Page, cursor_of, key_of
 from runtime import records, settlement
 from runtime.queries import QUERIES
 from runtime.records import Record

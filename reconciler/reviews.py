@@ -10,9 +10,9 @@ from typing import Any
 from gateways.errors import Garbled, GatewayError, Indeterminate
 from gateways.events import ReviewKind, ReviewResult
 from gateways.gateway import Call, Reply
-from reconciler import reading
 from reconciler.asking import answered
 from reconciler.poll import Caller
+from reconciler.reading import reviewed
 
 
 async def submit(
@@ -26,7 +26,7 @@ async def submit(
 ) -> dict[str, Any]:
     """Submit a sign, or a template with its `content`; with `vendor_id` a rejected one, corrected.
 
-    Returns it as `reading.review` does; durable on return, and from then on it is asked about until
+    Returns it as `reviewed.review` does; durable on return, and from then on it is asked about until
     it is decided. Never submits twice. Raises `Refused`, `Unavailable` and `Unsupported`, after
     which nothing has happened, `Indeterminate` and `Garbled`, after which it may have, and one of
     `DATABASE_ERRORS`.
@@ -48,7 +48,7 @@ async def submit(
 async def query(caller: Caller, kind: ReviewKind, vendor_id: str) -> dict[str, Any]:
     """Ask the vendor for one sign or template now, known to us or not; repeatable.
 
-    Returns it as `reading.review` does; durable on return. Raises what the gateway raises, and one
+    Returns it as `reviewed.review` does; durable on return. Raises what the gateway raises, and one
     of `DATABASE_ERRORS`.
     """
     question = caller.client.query_review(kind, vendor_id)
@@ -58,7 +58,7 @@ async def query(caller: Caller, kind: ReviewKind, vendor_id: str) -> dict[str, A
 async def delete(caller: Caller, kind: ReviewKind, vendor_id: str) -> dict[str, Any]:
     """Delete a sign or template at the vendor, known to us or not; deleted it is asked about no more.
 
-    Returns it as `reading.review` does; durable on return. Raises what `submit` raises.
+    Returns it as `reviewed.review` does; durable on return. Raises what `submit` raises.
     """
     question = caller.client.delete_review(kind, vendor_id)
     return await _answered(caller, kind, Call(f"delete_{kind}"), vendor_id, question)
@@ -71,7 +71,7 @@ async def _answered(
     _, parsed, _ = await answered(caller, call, subject, question, wanted=ReviewResult)
     vendor_id = next(each.vendor_id for each in parsed.events if isinstance(each, ReviewResult))
     async with caller.pool.acquire() as connection:
-        row = await reading.review(connection, caller.name, kind, vendor_id)
+        row = await reviewed.review(connection, caller.name, kind, vendor_id)
     if row is None:
         raise Garbled("the reply holds what cannot be stored; it is in quarantine")
     return row

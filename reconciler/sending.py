@@ -27,9 +27,10 @@ from gateways.errors import (
 from gateways.events import ReviewKind
 from gateways.gateway import Batch, Call, Outgoing, Reply
 from gateways.phone import normalise
-from reconciler import ledger, reading
+from reconciler import ledger
 from reconciler.asking import keep
 from reconciler.poll import Caller, Done
+from reconciler.reading import sent
 from runtime import Problem, metrics, records, sends, settlement
 from runtime.database import DATABASE_ERRORS
 from runtime.identity import message_id, shard_of
@@ -144,7 +145,7 @@ class _Submission(msgspec.Struct, frozen=True, kw_only=True):
 async def send(
     caller: Caller, request: Request, key: str | None, *, now: datetime
 ) -> dict[str, Any]:
-    """Send what `request` asks for, once; return it as `reading.send` does.
+    """Send what `request` asks for, once; return it as `sent.send` does.
 
     With the idempotency `key` of a request made before, nothing is sent and what became of that one
     is returned. Raises `Unfit`, `KeyReused`, `StillSending` and `NothingSent`, after which this
@@ -278,7 +279,7 @@ async def _earlier(caller: Caller, key: str, digest: bytes) -> dict[str, Any] | 
                 return None
             if known["request_digest"] != digest:
                 raise KeyReused("this Idempotency-Key was used before for another request")
-            found = await reading.send(connection, caller.accounts, known["id"])
+            found = await sent.send(connection, caller.accounts, known["id"])
         if found is not None and found["status"] != "submitting":
             return {**found, "replayed": True}
         if asyncio.get_running_loop().time() > deadline:
@@ -524,7 +525,7 @@ async def _carry_out(
     if nothing_at_all:
         raise NothingSent(nothing[0].reason or "not sent", max(wishes, default=None))
     async with caller.pool.acquire() as connection:
-        found = await reading.send(connection, caller.accounts, send_id)
+        found = await sent.send(connection, caller.accounts, send_id)
     assert found is not None
     return found
 

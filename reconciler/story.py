@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from reconciler.reading import rfc3339
+from reconciler.reading.fields import rfc3339
 from runtime import records, settlement
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from gateways.gateway import Secret
-from reconciler.reading import rfc3339
+from reconciler.reading.fields import rfc3339
 from runtime import Problem
 from runtime.queries import QUERIES
 

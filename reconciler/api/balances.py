@@ -7,11 +7,12 @@ from litestar import Response, get
 from litestar.datastructures import State
 from litestar.params import QueryParameter
 
-from reconciler import auditing, reading
+from reconciler import auditing
 from reconciler.api.access import READER
 from reconciler.api.asked import Since, Text, Until, accounts_of, between, known_account, period_of
 from reconciler.api.lists import Format, Limit, page_or_file
 from reconciler.api.problems import LISTING
+from reconciler.reading import arrived
 
 
 @get("/v1/balances", responses=LISTING, **READER)
@@ -30,7 +31,7 @@ async def list_balances(
     return await page_or_file(
         state,
         partial(
-            reading.balances,
+            arrived.balances,
             accounts=accounts_of(state, account),
             kind=kind,
             since=first,
@@ -39,7 +40,7 @@ async def list_balances(
         cursor,
         limit,
         shape,
-        columns=reading.BALANCE_COLUMNS,
+        columns=arrived.BALANCE_COLUMNS,
         name="balances",
     )
 

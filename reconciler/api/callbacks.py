@@ -8,11 +8,12 @@ from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath, QueryParameter
 
-from reconciler import reading, story
+from reconciler import story
 from reconciler.api.access import READER
 from reconciler.api.asked import Since, Text, Until, accounts_of, between
 from reconciler.api.lists import Limit, one_page
 from reconciler.api.problems import LISTING, problems
+from reconciler.reading import arrived
 
 
 @get("/v1/callbacks", responses=LISTING, **READER)
@@ -32,7 +33,7 @@ async def list_callbacks(
     return await one_page(
         state,
         partial(
-            reading.callbacks,
+            arrived.callbacks,
             accounts=accounts_of(state, account),
             state=callback_state,
             since=first,
@@ -59,7 +60,7 @@ async def callback_body(state: State, callback_id: FromPath[str]) -> Response[by
     """Give the exact bytes of a callback, or of a vendor's reply that is evidence for a report."""
     digest = _digest(callback_id)
     async with state.pool.acquire() as connection:
-        body = await reading.record_bytes(connection, digest)
+        body = await arrived.record_bytes(connection, digest)
     if body is None:
         raise NotFoundException("no such callback")
     # Bytes of a stranger: never shown as a page, whatever they are.

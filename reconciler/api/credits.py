@@ -10,11 +10,12 @@ from litestar import Response, get, post
 from litestar.datastructures import State, UploadFile
 from litestar.params import MultipartBody, QueryParameter
 
-from reconciler import credits, reading
+from reconciler import credits
 from reconciler.api.access import OPERATOR, READER
 from reconciler.api.asked import Text, accounts_of, known_account, spooled
 from reconciler.api.lists import Format, Limit, page_or_file
 from reconciler.api.problems import LISTING, TAKING
+from reconciler.reading import disputed
 from reconciler.tables import MAX_UPLOAD_BYTES
 
 
@@ -61,12 +62,12 @@ async def list_credits(
     return await page_or_file(
         state,
         partial(
-            reading.credits, accounts=accounts_of(state, account), number=number, left=unallocated
+            disputed.credits, accounts=accounts_of(state, account), number=number, left=unallocated
         ),
         cursor,
         limit,
         shape,
-        columns=reading.CREDIT_COLUMNS,
+        columns=disputed.CREDIT_COLUMNS,
         name="credits",
     )
 

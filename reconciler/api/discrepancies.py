@@ -11,11 +11,12 @@ from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath, JSONBody, QueryParameter
 
-from reconciler import cases, periods, reading
+from reconciler import cases, periods
 from reconciler.api.access import OPERATOR, READER
 from reconciler.api.asked import Text, accounts_of, check_kind, period_of
 from reconciler.api.lists import Format, Limit, all_or_file, page_or_file
 from reconciler.api.problems import LISTING, SHOWING, TAKING, Unprocessable, problems
+from reconciler.reading import disputed
 
 
 class CaseChange(cases.Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,12 +65,16 @@ async def list_cases(
     return await page_or_file(
         state,
         partial(
-            reading.cases, accounts=accounts_of(state, account), chosen=chosen, period=days, now=now
+            disputed.cases,
+            accounts=accounts_of(state, account),
+            chosen=chosen,
+            period=days,
+            now=now,
         ),
         cursor,
         limit,
         shape,
-        columns=reading.CASE_COLUMNS,
+        columns=disputed.CASE_COLUMNS,
         name="discrepancies",
     )
 
@@ -78,11 +83,13 @@ async def list_cases(
 async def show_ageing(state: State, account: Text = None, shape: Format = "json") -> Response[Any]:
     """Count discrepancies and add them up, by account, state and age."""
     async with state.pool.acquire() as connection:
-        found = await reading.ageing(connection, accounts_of(state, account), now=datetime.now(UTC))
+        found = await disputed.ageing(
+            connection, accounts_of(state, account), now=datetime.now(UTC)
+        )
     if shape == "json":
         return Response(found)
     rows = found["items"] + found["totals"]
-    return await all_or_file(rows, shape, columns=reading.AGEING_COLUMNS, name="ageing")
+    return await all_or_file(rows, shape, columns=disputed.AGEING_COLUMNS, name="ageing")
 
 
 @get("/v1/discrepancies/{discrepancy_id:uuid}", responses=SHOWING, **READER)
@@ -135,7 +142,7 @@ async def change_cases(state: State, data: JSONBody[CaseChanges]) -> dict[str, A
 
 async def _shown_case(state: State, case: UUID) -> dict[str, Any]:
     async with state.pool.acquire() as connection:
-        found = await reading.case(connection, case, now=datetime.now(UTC))
+        found = await disputed.case(connection, case, now=datetime.now(UTC))
     if found is None:
         raise NotFoundException("no such discrepancy")
     return found

@@ -7,8 +7,9 @@ import structlog
 from litestar import MediaType, Response, get
 from litestar.datastructures import State
 
-from reconciler import alarms, chain, reading
+from reconciler import alarms, chain
 from reconciler.api.access import OPEN, READER
+from reconciler.reading import arrived
 from runtime import metrics
 from runtime.database import DATABASE_ERRORS
 from runtime.queries import QUERIES
@@ -48,7 +49,7 @@ async def _show_balances(state: State) -> None:
     """Set the gauge to the newest readings, whichever process stored them."""
     try:
         async with asyncio.timeout(2), state.pool.acquire() as connection:
-            found = await reading.newest_balances(connection, sorted(state.settings.accounts))
+            found = await arrived.newest_balances(connection, sorted(state.settings.accounts))
     except DATABASE_ERRORS as error:
         log.warning("balances.not_shown", error=type(error).__name__)
         return

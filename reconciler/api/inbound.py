@@ -6,11 +6,11 @@ from typing import Any
 from litestar import Response, get
 from litestar.datastructures import State
 
-from reconciler import reading
 from reconciler.api.access import READER
 from reconciler.api.asked import Since, Text, Until, accounts_of, between
 from reconciler.api.lists import Format, Limit, page_or_file
 from reconciler.api.problems import LISTING
+from reconciler.reading import arrived
 
 
 @get("/v1/inbound", responses=LISTING, **READER)
@@ -29,7 +29,7 @@ async def list_inbound(
     return await page_or_file(
         state,
         partial(
-            reading.inbound,
+            arrived.inbound,
             accounts=accounts_of(state, account),
             phone=phone,
             since=first,
@@ -38,7 +38,7 @@ async def list_inbound(
         cursor,
         limit,
         shape,
-        columns=reading.INBOUND_COLUMNS,
+        columns=arrived.INBOUND_COLUMNS,
         name="inbound",
     )
 

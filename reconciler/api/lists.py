@@ -10,11 +10,11 @@ from litestar.openapi.spec.enums import OpenAPIFormat
 from litestar.params import QueryParameter
 from litestar.response import Stream
 
-from reconciler import exports, reading
+from reconciler import exports
 from reconciler.api.problems import Unprocessable
-from reconciler.reading import Page
+from reconciler.reading.paging import MAX_LIMIT, Page, every
 
-Limit = Annotated[int, QueryParameter(ge=1, le=reading.MAX_LIMIT)]
+Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT)]
 Format = Annotated[Literal["json", "csv", "xlsx"], QueryParameter(name="format")]
 _MEDIA_TYPES = {
     "csv": "text/csv",
@@ -53,7 +53,7 @@ async def page_or_file(
 
     async def page_after(last: str | None) -> Page:
         async with state.pool.acquire() as connection:
-            return await read(connection, cursor=last, limit=reading.MAX_LIMIT)
+            return await read(connection, cursor=last, limit=MAX_LIMIT)
 
     # Before the answer begins: once it has, an error could only break it off.
     first = await page_after(cursor)
@@ -61,7 +61,7 @@ async def page_or_file(
     async def next_page(last: str | None) -> Page:
         return first if last is None else await page_after(last)
 
-    return await _file(reading.every(next_page), shape, columns, name)
+    return await _file(every(next_page), shape, columns, name)
 
 
 async def all_or_file(

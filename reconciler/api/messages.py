@@ -15,11 +15,12 @@ from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Requ
 from litestar.openapi.spec.enums import OpenAPIFormat
 from litestar.params import FromPath, HeaderParameter, JSONBody
 
-from reconciler import ledger, reading, sending
+from reconciler import ledger, sending
 from reconciler.api.access import OPERATOR, READER
 from reconciler.api.asked import Since, Text, Until, accounts_of, between, known_account
 from reconciler.api.lists import Format, Limit, page_or_file
 from reconciler.api.problems import LISTING, SHOWING, TAKING, problems
+from reconciler.reading import sent
 from runtime.settings import AccountSettings
 
 _MAX_SENT_BYTES = 64 * 1024 * 1024
@@ -99,7 +100,7 @@ async def send_messages(
 async def show_send(state: State, send_id: FromPath[UUID]) -> dict[str, Any]:
     """Show what became of a request to send, number by number."""
     async with state.pool.acquire() as connection:
-        found = await reading.send(connection, state.settings.accounts, send_id)
+        found = await sent.send(connection, state.settings.accounts, send_id)
     if found is None:
         raise NotFoundException("no such send")
     return found
@@ -120,14 +121,14 @@ async def list_messages(
     shape: Format = "json",
 ) -> Response[Any]:
     """List messages, the newest first."""
-    filters = reading.Filters(phone, vendor_message_id, reference, status, *between(since, until))
+    filters = sent.Filters(phone, vendor_message_id, reference, status, *between(since, until))
     return await page_or_file(
         state,
-        partial(reading.messages, accounts=accounts_of(state, account), filters=filters),
+        partial(sent.messages, accounts=accounts_of(state, account), filters=filters),
         cursor,
         limit,
         shape,
-        columns=reading.MESSAGE_COLUMNS,
+        columns=sent.MESSAGE_COLUMNS,
         name="messages",
     )
 
@@ -136,7 +137,7 @@ async def list_messages(
 async def show_message(state: State, message_id: FromPath[UUID]) -> dict[str, Any]:
     """Show one message with its evidence in order."""
     async with state.pool.acquire() as connection:
-        found = await reading.message(connection, state.settings.accounts, message_id)
+        found = await sent.message(connection, state.settings.accounts, message_id)
     if found is None:
         raise NotFoundException("no such message")
     return found

@@ -14,7 +14,8 @@ from litestar.openapi import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 
 from gateways.errors import Unsupported
-from reconciler import audit, cases, erasure, evidence, match, reading, sending, suspects
+from reconciler import audit, cases, erasure, evidence, match, sending, suspects
+from reconciler.reading import arrived, paging
 from reconciler.tables import FileError
 from runtime import LeaseLost, metrics
 from runtime.database import DATABASE_ERRORS
@@ -158,11 +159,11 @@ HANDLERS: ExceptionHandlersMap = {
     LeaseLost: _says(409, retry_after=5),
     erasure.NoNumber: _says(422),
     OtherKey: _says(409),
-    reading.Gone: _says(410),
+    arrived.Gone: _says(410),
     sending.NothingSent: _nothing_sent,
     sending.Interrupted: _says(503),
     Unsupported: _says(422),
-    reading.BadCursor: _says(400),
+    paging.BadCursor: _says(400),
     audit.BadParameter: _says(400),
     audit.NoSuchQuery: _says(404),
     audit.TookTooLong: _says(422),

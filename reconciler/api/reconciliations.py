@@ -11,12 +11,13 @@ from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath, JSONBody, QueryParameter
 
-from reconciler import actions, match, reading
+from reconciler import actions, match
 from reconciler.api.access import ADMIN, OPERATOR, READER, require
 from reconciler.api.asked import Name, Text, check_kind, known_account, period_of
 from reconciler.api.lists import Format, Limit, all_or_file, one_page, page_or_file
 from reconciler.api.problems import CLOSING, LISTING, SHOWING, Unprocessable
 from reconciler.causes import CAUSES
+from reconciler.reading import billed
 from reconciler.tokens import Role
 
 
@@ -79,7 +80,7 @@ async def list_reconciliations(
 ) -> Response[Any]:
     """List reconciliations, the newest first; with `assumed` those that assume something instead."""
     return await one_page(
-        state, partial(reading.runs, account=account, assumed=assumed), cursor, limit
+        state, partial(billed.runs, account=account, assumed=assumed), cursor, limit
     )
 
 
@@ -123,11 +124,11 @@ async def list_discrepancies(
         await _run(connection, run_id)
     return await page_or_file(
         state,
-        partial(reading.discrepancies, run_id=run_id, kind=kind, cause=cause),
+        partial(billed.discrepancies, run_id=run_id, kind=kind, cause=cause),
         cursor,
         limit,
         shape,
-        columns=reading.DISCREPANCY_COLUMNS,
+        columns=billed.DISCREPANCY_COLUMNS,
         name="discrepancies",
     )
 
@@ -139,8 +140,8 @@ async def list_causes(
     """List why the bill differs, the cause with most money first; they add up to the difference."""
     async with state.pool.acquire() as connection:
         await _run(connection, run_id)
-        found = await reading.causes(connection, run_id)
-    return await all_or_file(found.items, shape, columns=reading.CAUSE_COLUMNS, name="causes")
+        found = await billed.causes(connection, run_id)
+    return await all_or_file(found.items, shape, columns=billed.CAUSE_COLUMNS, name="causes")
 
 
 @get("/v1/reconciliations/{run_id:uuid}/adjustments", responses=SHOWING | LISTING, **READER)
@@ -156,17 +157,17 @@ async def list_adjustments(
         await _run(connection, run_id)
     return await page_or_file(
         state,
-        partial(reading.adjustments, run_id=run_id),
+        partial(billed.adjustments, run_id=run_id),
         cursor,
         limit,
         shape,
-        columns=reading.ADJUSTMENT_COLUMNS,
+        columns=billed.ADJUSTMENT_COLUMNS,
         name="adjustments",
     )
 
 
 async def _run(connection: Any, run_id: UUID) -> dict[str, Any]:
-    found = await reading.run(connection, run_id)
+    found = await billed.run(connection, run_id)
     if found is None:
         raise NotFoundException("no such reconciliation")
     return found

@@ -6,11 +6,11 @@ from typing import Any
 from litestar import Response, get
 from litestar.datastructures import State
 
-from reconciler import reading
 from reconciler.api.access import READER
 from reconciler.api.asked import Text, accounts_of
 from reconciler.api.lists import Format, Limit, page_or_file
 from reconciler.api.problems import LISTING
+from reconciler.reading import reviewed
 
 
 @get("/v1/signs", responses=LISTING, **READER)
@@ -50,11 +50,11 @@ async def _reviews(
 ) -> Response[Any]:
     return await page_or_file(
         state,
-        partial(reading.reviews, accounts=accounts_of(state, account), kind=kind, status=status),
+        partial(reviewed.reviews, accounts=accounts_of(state, account), kind=kind, status=status),
         cursor,
         limit,
         shape,
-        columns=reading.REVIEW_COLUMNS,
+        columns=reviewed.REVIEW_COLUMNS,
         name=f"{kind}s",
     )
 

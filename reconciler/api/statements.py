@@ -11,11 +11,12 @@ from litestar import Response, get, post
 from litestar.datastructures import State, UploadFile
 from litestar.params import MultipartBody, QueryParameter
 
-from reconciler import match, reading, statements
+from reconciler import match, statements
 from reconciler.api.access import OPERATOR, READER
 from reconciler.api.asked import Text, known_account, period_of, spooled
 from reconciler.api.lists import Limit, one_page
 from reconciler.api.problems import LISTING, TAKING, Unprocessable
+from reconciler.reading import billed
 from reconciler.tables import MAX_UPLOAD_BYTES
 
 
@@ -103,7 +104,7 @@ async def list_statements(
     state: State, account: Text = None, cursor: Text = None, limit: Limit = 100
 ) -> Response[Any]:
     """List imported statements, the newest first."""
-    return await one_page(state, partial(reading.statements, account=account), cursor, limit)
+    return await one_page(state, partial(billed.statements, account=account), cursor, limit)
 
 
 ROUTES = [import_statement, list_statements]

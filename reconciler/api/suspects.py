@@ -9,11 +9,12 @@ from litestar import Response, get, post
 from litestar.datastructures import State
 from litestar.params import JSONBody, QueryParameter
 
-from reconciler import actions, reading, suspects
+from reconciler import actions, suspects
 from reconciler.api.access import OPERATOR, READER
 from reconciler.api.asked import Name, Since, Text, Until, accounts_of, between, known_account
 from reconciler.api.lists import Format, Limit, page_or_file
 from reconciler.api.problems import LISTING, Unprocessable, problems
+from reconciler.reading import arrived
 from runtime import trust
 
 
@@ -45,11 +46,11 @@ async def list_orphans(
     first, last = between(since, until)
     return await page_or_file(
         state,
-        partial(reading.orphans, accounts=accounts_of(state, account), since=first, until=last),
+        partial(arrived.orphans, accounts=accounts_of(state, account), since=first, until=last),
         cursor,
         limit,
         shape,
-        columns=reading.ORPHAN_COLUMNS,
+        columns=arrived.ORPHAN_COLUMNS,
         name="orphans",
     )
 
@@ -72,7 +73,7 @@ async def list_suspects(
     return await page_or_file(
         state,
         partial(
-            reading.suspects,
+            arrived.suspects,
             accounts=accounts_of(state, account),
             state=suspect_state,
             reason=reason,
@@ -80,7 +81,7 @@ async def list_suspects(
         cursor,
         limit,
         shape,
-        columns=reading.SUSPECT_COLUMNS,
+        columns=arrived.SUSPECT_COLUMNS,
         name="suspects",
     )
 

@@ -7,11 +7,12 @@ from litestar import Response, get
 from litestar.datastructures import State
 from litestar.params import QueryParameter
 
-from reconciler import actions, alarms, arrivals, reading
+from reconciler import actions, alarms, arrivals
 from reconciler.api.access import ADMIN, READER
 from reconciler.api.asked import Since, Text, Until, accounts_of, between
 from reconciler.api.lists import Format, Limit, all_or_file, one_page, page_or_file
 from reconciler.api.problems import LISTING, Unprocessable
+from reconciler.reading import watched
 
 
 @get("/v1/alarms", responses=LISTING, **READER)
@@ -30,7 +31,7 @@ async def list_alarms(
     return await page_or_file(
         state,
         partial(
-            reading.alarms,
+            watched.alarms,
             accounts=[*accounts_of(state, account), *([] if account else [alarms.HOUSE])],
             kind=kind,
             ended=ended,
@@ -38,7 +39,7 @@ async def list_alarms(
         cursor,
         limit,
         shape,
-        columns=reading.ALARM_COLUMNS,
+        columns=watched.ALARM_COLUMNS,
         name="alarms",
     )
 
@@ -67,11 +68,11 @@ async def list_drift(
     """List fields, types and codes that were new in vendors' documents, the newest first."""
     return await page_or_file(
         state,
-        partial(reading.features, accounts=accounts_of(state, account), every=every),
+        partial(watched.features, accounts=accounts_of(state, account), every=every),
         cursor,
         limit,
         shape,
-        columns=reading.FEATURE_COLUMNS,
+        columns=watched.FEATURE_COLUMNS,
         name="drift",
     )
 
@@ -80,7 +81,7 @@ async def list_drift(
 async def list_jobs(state: State) -> dict[str, Any]:
     """List what each job did last, how often it failed, and which process runs it now."""
     async with state.pool.acquire() as connection:
-        found = await reading.jobs(connection)
+        found = await watched.jobs(connection)
     return {"items": found.items, "next": found.next}
 
 
@@ -96,7 +97,7 @@ async def list_pulls(
 ) -> Response[Any]:
     """List reads that the vendor hands out once; what a `lost` one held may be gone."""
     return await one_page(
-        state, partial(reading.pulls, account=account, state=pull_state), cursor, limit
+        state, partial(watched.pulls, account=account, state=pull_state), cursor, limit
     )
 
 

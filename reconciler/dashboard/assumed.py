@@ -10,12 +10,13 @@ from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
-from reconciler import match, reading
+from reconciler import match
 from reconciler.actions import concerns
 from reconciler.dashboard.pages import need, render
 from reconciler.dashboard.reconciliation import chosen, shown_soon
 from reconciler.dashboard.tasks import Task
 from reconciler.match import EXACT
+from reconciler.reading import billed
 from reconciler.tokens import Role
 from runtime import Problem
 from runtime.queries import QUERIES
@@ -57,16 +58,16 @@ async def show_assumed(
 ) -> Response[Any]:
     """Show a run that assumes something beside the newest real one of its period."""
     async with state.pool.acquire() as connection:
-        run = await reading.run(connection, run_id)
+        run = await billed.run(connection, run_id)
         if run is None or "assumed" not in run:
             raise NotFoundException("no such run")
         _, days = chosen(state, run["account"], run["period"])
-        causes = (await reading.causes(connection, run_id)).items
+        causes = (await billed.causes(connection, run_id)).items
         rows = await connection.fetch(
             QUERIES["runs_of_period"], run["account"], days.first, days.last, 1
         )
-        real = await reading.run(connection, rows[0]["id"]) if rows else None
-        known = (await reading.causes(connection, rows[0]["id"])).items if rows else []
+        real = await billed.run(connection, rows[0]["id"]) if rows else None
+        known = (await billed.causes(connection, rows[0]["id"])).items if rows else []
     return render(
         request,
         "assumed.html",

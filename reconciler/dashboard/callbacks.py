@@ -10,7 +10,7 @@ from litestar import Request, Response, get, post
 from litestar.datastructures import State
 from litestar.params import FromPath
 
-from reconciler import reading, story
+from reconciler import story
 from reconciler.actions import concerns
 from reconciler.dashboard.messages import days_asked
 from reconciler.dashboard.pages import (
@@ -26,6 +26,7 @@ from reconciler.dashboard.pages import (
 from reconciler.dashboard.reconciliation import shown_soon
 from reconciler.dashboard.records import shown_record
 from reconciler.dashboard.tasks import Task
+from reconciler.reading import arrived
 from reconciler.replay import Replay, Span
 from reconciler.tokens import Role
 
@@ -43,7 +44,7 @@ async def show_list(request: Request[Any, Any, Any], state: State) -> Response[A
     since, until = days_asked(request, state.settings, account)
     cursor = asked(request, "cursor")
     async with state.pool.acquire() as connection:
-        page = await reading.callbacks(
+        page = await arrived.callbacks(
             connection,
             accounts_of(request, account),
             state=values["state"] if values["state"] in STATES else None,

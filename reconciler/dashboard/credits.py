@@ -8,7 +8,7 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.datastructures import State, UploadFile
 
-from reconciler import credits, reading
+from reconciler import credits
 from reconciler.actions import concerns
 from reconciler.dashboard.pages import (
     account_asked,
@@ -22,6 +22,7 @@ from reconciler.dashboard.pages import (
 from reconciler.dashboard.reconciliation import shown_soon
 from reconciler.dashboard.tasks import Task
 from reconciler.dashboard.uploads import keep
+from reconciler.reading import disputed
 from reconciler.tables import MAX_UPLOAD_BYTES
 from reconciler.tokens import Role
 from runtime import Problem
@@ -36,7 +37,7 @@ async def show_credits(request: Request[Any, Any, Any], state: State) -> Respons
     account, left = account_asked(request), asked(request, "unallocated")
     cursor = asked(request, "cursor")
     async with state.pool.acquire() as connection:
-        page = await reading.credits(
+        page = await disputed.credits(
             connection,
             accounts_of(request, account),
             left=left is not None,

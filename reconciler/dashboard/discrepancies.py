@@ -12,7 +12,7 @@ from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 from msgspec import UNSET
 
-from reconciler import cases, periods, reading
+from reconciler import cases, periods
 from reconciler.actions import concerns
 from reconciler.cases import STATES, Change, Filter
 from reconciler.dashboard.pages import (
@@ -26,6 +26,7 @@ from reconciler.dashboard.pages import (
     render,
 )
 from reconciler.match import KINDS
+from reconciler.reading import disputed
 from reconciler.tokens import Role
 from runtime import Problem
 
@@ -56,7 +57,7 @@ async def listed(
     """Return what the list of discrepancies shows; `fixed` is what its page is about."""
     values = {**{name: asked(request, name) for name in _FILTERS}, **fixed}
     chosen, period = _filter(values)
-    page = await reading.cases(
+    page = await disputed.cases(
         connection,
         accounts_of(request, chosen.account),
         chosen,
@@ -145,7 +146,7 @@ async def show_case(
 ) -> Response[Any]:
     """Show one discrepancy with its history."""
     async with state.pool.acquire() as connection:
-        found = await reading.case(connection, case_id, now=datetime.now(UTC))
+        found = await disputed.case(connection, case_id, now=datetime.now(UTC))
     if found is None:
         raise NotFoundException("no such discrepancy")
     return render(request, "case.html", case=found, settable=SETTABLE)

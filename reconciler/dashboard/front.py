@@ -51,7 +51,7 @@ from reconciler.dashboard.tasks import Tasks
 from reconciler.dashboard.words import COOKIE as LANGUAGE_COOKIE
 from reconciler.dashboard.words import LANGUAGES
 from reconciler.match import Closed
-from reconciler.reading import BadCursor
+from reconciler.reading.paging import BadCursor
 from reconciler.recorded import Recorded
 from reconciler.tokens import Asker as TokenHolder
 from reconciler.tokens import Doorkeeper

@@ -8,11 +8,11 @@ from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
-from reconciler import reading
 from reconciler.actions import concerns
 from reconciler.dashboard.pages import asked, goes_on, is_partial, link, need, render
 from reconciler.dashboard.tasks import Task
 from reconciler.jobs import Job, holder, jobs_of, run
+from reconciler.reading import watched
 from reconciler.tokens import Role
 
 _ROWS = 50
@@ -25,9 +25,9 @@ async def show_jobs(request: Request[Any, Any, Any], state: State) -> Response[A
     async with state.pool.acquire() as connection:
         noted = {
             (job["job"], job["account"] or ""): job
-            for job in (await reading.jobs(connection)).items
+            for job in (await watched.jobs(connection)).items
         }
-        pulls = await reading.pulls(connection, None, state=None, cursor=cursor, limit=_ROWS)
+        pulls = await watched.pulls(connection, None, state=None, cursor=cursor, limit=_ROWS)
     shown = [_shown(job, noted.get((job.name, job.account))) for job in _jobs(state)]
     template = "pull_rows.html" if cursor and is_partial(request) else "jobs.html"
     return render(

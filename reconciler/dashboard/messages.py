@@ -10,7 +10,6 @@ from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
-from reconciler import reading
 from reconciler.dashboard.pages import (
     account_asked,
     accounts_of,
@@ -22,6 +21,7 @@ from reconciler.dashboard.pages import (
 )
 from reconciler.dashboard.records import shown_record
 from reconciler.periods import day_start
+from reconciler.reading import sent
 from runtime import Problem
 from runtime.settings import Settings
 
@@ -65,7 +65,7 @@ async def show_list(request: Request[Any, Any, Any], state: State) -> Response[A
     account = account_asked(request)
     values = {name: asked(request, name) for name in _FILTERS}
     since, until = days_asked(request, state.settings, account)
-    filters = reading.Filters(
+    filters = sent.Filters(
         values["phone"],
         values["vendor_message_id"],
         values["reference"],
@@ -75,7 +75,7 @@ async def show_list(request: Request[Any, Any, Any], state: State) -> Response[A
     )
     cursor = asked(request, "cursor")
     async with state.pool.acquire() as connection:
-        page = await reading.messages(
+        page = await sent.messages(
             connection, accounts_of(request, account), filters, cursor=cursor, limit=_ROWS
         )
     template = "message_rows.html" if cursor and is_partial(request) else "messages.html"
@@ -101,7 +101,7 @@ async def show_message(
 ) -> Response[Any]:
     """Show one message: its time line, why it counts so many segments, and what was billed."""
     async with state.pool.acquire() as connection:
-        found = await reading.message(connection, state.settings.accounts, message_id)
+        found = await sent.message(connection, state.settings.accounts, message_id)
     if found is None:
         raise NotFoundException("no such message")
     return render(request, "message.html", message=found, events=_time_line(found))

@@ -7,7 +7,6 @@ import msgspec
 from litestar import Request, Response, get
 from litestar.datastructures import State
 
-from reconciler import reading
 from reconciler.dashboard.messages import days_asked
 from reconciler.dashboard.pages import (
     account_asked,
@@ -18,6 +17,7 @@ from reconciler.dashboard.pages import (
     render,
 )
 from reconciler.match import money
+from reconciler.reading import arrived, reviewed
 from runtime.settings import AccountSettings, Settings
 
 REVIEW_STATES = ("pending", "approved", "rejected", "deleted", "unknown")
@@ -33,7 +33,7 @@ async def show_reviews(request: Request[Any, Any, Any], state: State) -> Respons
     status, cursor = asked(request, "status"), asked(request, "cursor")
     values = {"kind": kind, "account": account, "status": status}
     async with state.pool.acquire() as connection:
-        page = await reading.reviews(
+        page = await reviewed.reviews(
             connection,
             accounts_of(request, account),
             kind,
@@ -63,7 +63,7 @@ async def show_inbound(request: Request[Any, Any, Any], state: State) -> Respons
     since, until = days_asked(request, state.settings, account)
     cursor = asked(request, "cursor")
     async with state.pool.acquire() as connection:
-        page = await reading.inbound(
+        page = await arrived.inbound(
             connection,
             accounts_of(request, account),
             phone=values["phone"],
@@ -95,7 +95,7 @@ async def show_orphans(request: Request[Any, Any, Any], state: State) -> Respons
     values = {"account": account}
     cursor = asked(request, "cursor")
     async with state.pool.acquire() as connection:
-        page = await reading.orphans(
+        page = await arrived.orphans(
             connection,
             accounts_of(request, account),
             since=None,

@@ -9,7 +9,7 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.datastructures import State
 
-from reconciler import alert_words, reading
+from reconciler import alert_words
 from reconciler.alarms import HOUSE
 from reconciler.dashboard.pages import (
     account_asked,
@@ -21,6 +21,7 @@ from reconciler.dashboard.pages import (
 )
 from reconciler.match import money
 from reconciler.periods import day_start
+from reconciler.reading import paging, watched
 from reconciler.watching import burn_of
 from runtime.queries import QUERIES
 from runtime.settings import Settings
@@ -67,13 +68,13 @@ async def show_overview(request: Request[Any, Any, Any], state: State) -> Respon
     day = _day(asked(request, "day")) or today
     async with state.pool.acquire() as connection:
         shown = await days(connection, settings, names, day, now=now)
-        watched = await alarms(connection, settings, words_of(request).language, now=now)
+        standing = await alarms(connection, settings, words_of(request).language, now=now)
     words = words_of(request)
     return render(
         request,
         "overview.html",
         accounts=[{**each, "chart": _charts(each, words)} for each in shown],
-        alarms=watched,
+        alarms=standing,
         day=day,
         today=today,
         before=day - timedelta(days=1),
@@ -206,8 +207,8 @@ async def alarms(
 ) -> list[dict[str, Any]]:
     """Return what somebody should look at, each of a kind, with an address."""
     names = sorted(settings.accounts)
-    standing = await reading.alarms(
-        connection, [*names, HOUSE], kind=None, ended=False, cursor=None, limit=reading.MAX_LIMIT
+    standing = await watched.alarms(
+        connection, [*names, HOUSE], kind=None, ended=False, cursor=None, limit=paging.MAX_LIMIT
     )
     found = [
         {

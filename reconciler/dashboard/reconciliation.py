@@ -13,7 +13,7 @@ from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
 from gateways.segments import Rule
-from reconciler import evidence, match, periods, reading
+from reconciler import evidence, match, periods
 from reconciler.assumptions import BASES
 from reconciler.causes import CAUSES
 from reconciler.dashboard import discrepancies
@@ -33,6 +33,7 @@ from reconciler.dashboard.tasks import Task
 from reconciler.jobs import holder
 from reconciler.match import EXACT
 from reconciler.periods import Period
+from reconciler.reading import billed
 from reconciler.tokens import Role
 from runtime import Problem
 from runtime.queries import QUERIES
@@ -134,7 +135,7 @@ async def show_period(
         shown = next(
             (run for run in runs if version is None or str(run["version"]) == version), None
         )
-        causes = [] if shown is None else (await reading.causes(connection, shown["id"])).items
+        causes = [] if shown is None else (await billed.causes(connection, shown["id"])).items
         counted = await connection.fetch(QUERIES["states_of_cases"], *whose)
         listed = await discrepancies.listed(
             connection, request, {"account": account, "period": period}, now
@@ -279,7 +280,7 @@ async def close(
     if (await request.form()).get("sure") != "yes":
         raise Problem("closing was not confirmed")
     async with state.pool.acquire() as connection:
-        found = await reading.run(connection, run_id)
+        found = await billed.run(connection, run_id)
         closed = await match.close(
             connection, run_id, by=asker(request).name, now=datetime.now(UTC)
         )
@@ -294,7 +295,7 @@ async def pack(
 ) -> Response[Any]:
     """Make a run's evidence package, and show how far it is."""
     async with state.pool.acquire() as connection:
-        found = await reading.run(connection, run_id)
+        found = await billed.run(connection, run_id)
     if found is None:
         raise NotFoundException("no such run")
 
@@ -325,10 +326,10 @@ async def show_found(
     """Show what a run found, of one cause or kind or all."""
     kind, cause, cursor = (asked(request, name) for name in ("kind", "cause", "cursor"))
     async with state.pool.acquire() as connection:
-        run = await reading.run(connection, run_id)
+        run = await billed.run(connection, run_id)
         if run is None:
             raise NotFoundException("no such run")
-        page = await reading.discrepancies(
+        page = await billed.discrepancies(
             connection, run_id, kind=kind, cause=cause, cursor=cursor, limit=_ROWS
         )
     here = f"/runs/{run_id}"

@@ -6,7 +6,6 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.datastructures import State
 
-from reconciler import reading
 from reconciler.actions import concerns
 from reconciler.dashboard.pages import (
     account_asked,
@@ -19,6 +18,7 @@ from reconciler.dashboard.pages import (
     need,
     render,
 )
+from reconciler.reading import arrived
 from reconciler.suspects import decide
 from reconciler.tokens import Role
 from runtime import Problem
@@ -34,7 +34,7 @@ async def show_suspects(request: Request[Any, Any, Any], state: State) -> Respon
     values = {name: asked(request, name) for name in ("account", "state", "reason")}
     cursor = asked(request, "cursor")
     async with state.pool.acquire() as connection:
-        page = await reading.suspects(
+        page = await arrived.suspects(
             connection,
             accounts_of(request, account),
             state=values["state"] if values["state"] in STATES else None,

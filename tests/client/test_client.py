@@ -32,7 +32,8 @@ from huizhi.client import (
     Unavailable,
     calls,
 )
-from reconciler import ledger, reading, sending
+from reconciler import ledger, sending
+from reconciler.reading.sent import MESSAGE_COLUMNS
 
 pytestmark = pytest.mark.anyio
 
@@ -299,7 +300,7 @@ def test_types_are_those_of_the_api() -> None:
     assert fields(Sent) == fields(ledger.Sent)
     assert fields(Registered) == fields(ledger.Registered)
     assert fields(Rejected) == fields(ledger.Rejected)
-    assert fields(Message) == list(reading.MESSAGE_COLUMNS)
+    assert fields(Message) == list(MESSAGE_COLUMNS)
     assert set(fields(Outgoing)) <= set(fields(sending.Request))
     assert calls.MAX_ROWS == ledger.MAX_ROWS
 

@@ -8,8 +8,9 @@ import pytest
 from browsing import NOW, push, register, report, serving, settings
 from test_sessions import logged_in, made, visiting
 
-from reconciler import alarms, reading
+from reconciler import alarms
 from reconciler.dashboard.words import LANGUAGES, Words
+from reconciler.reading import arrived
 from reconciler.tokens import Role
 from runtime.database import Database
 
@@ -57,7 +58,7 @@ async def test_an_operator_decides_and_a_reader_only_sees(
 ) -> None:
     given = settings(tmp_path)
     await suspicious(pool, given)
-    found = await reading.suspects(
+    found = await arrived.suspects(
         connection, ["think"], state=None, reason=None, cursor=None, limit=10
     )
     (suspect,) = found.items
@@ -73,7 +74,7 @@ async def test_an_operator_decides_and_a_reader_only_sees(
                 assert answer.status_code == status
                 wrong = await client.post("/suspects", data={"verdict": "x"}, headers=headers)
                 assert wrong.status_code in (403, 422)
-    found = await reading.suspects(
+    found = await arrived.suspects(
         connection, ["think"], state="accepted", reason=None, cursor=None, limit=10
     )
     (suspect,) = found.items

@@ -19,7 +19,8 @@ import pytest
 
 from gateways import GATEWAYS
 from gateways.gateway import Call, Reply
-from reconciler import ledger, match, periods, reading, statements, suspects
+from reconciler import ledger, match, periods, statements, suspects
+from reconciler.reading import arrived
 from runtime import records, settlement
 from runtime.database import Database
 from runtime.settings import Settings, load
@@ -290,7 +291,7 @@ class World:
 
     async def suspects(self, account: str) -> dict[str, tuple[str, list[str]]]:
         async with self.pool.acquire() as connection:
-            page = await reading.suspects(
+            page = await arrived.suspects(
                 connection, [account], state=None, reason=None, cursor=None, limit=100
             )
         return {

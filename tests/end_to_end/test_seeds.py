@@ -17,8 +17,9 @@ import pytest
 
 from gateways.gateway import Callback
 from gateways.http import open_client
-from reconciler import ledger, match, periods, reading, statements
+from reconciler import ledger, match, periods, statements
 from reconciler.poll import callers, poll_statuses
+from reconciler.reading import billed, paging
 from runtime import records, settlement
 from runtime.settings import Settings, parse
 from sandbox import Config, Running, running
@@ -205,8 +206,8 @@ async def test_every_error_of_a_month_is_found_and_no_other(
             result = await match.reconcile(connection, account, period, now=now)
             listed = [
                 row
-                async for row in reading.every(
-                    lambda cursor: reading.discrepancies(
+                async for row in paging.every(
+                    lambda cursor: billed.discrepancies(
                         connection, result["id"], kind=None, cursor=cursor, limit=1000
                     )
                 )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_commands import MONTH, Typed, api, mistake, said, typed
 
-from reconciler import reading
+from reconciler.reading import disputed
 from runtime.database import Database
 
 __all__ = ["typed"]  # a fixture
@@ -79,7 +79,7 @@ async def test_dispute_from_finding_to_credit(
     assert [row["state"] for row in ageing["items"]] == ["open", "disputed"]
     assert ageing["totals"][-1]["amount"] == "0.12"
     table = said(await typed("discrepancy", "ageing"))
-    assert table.split("\n")[0].split() == list(reading.AGEING_COLUMNS)
+    assert table.split("\n")[0].split() == list(disputed.AGEING_COLUMNS)
 
 
 async def test_mistakes_are_one_line(typed: Typed, tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ from pretend import until
 
 from gateways.gateway import Callback, Secret
 from gateways.segments import Unit
-from reconciler import match, reading
+from reconciler import match
 from reconciler.api import create_app
-from reconciler.reading import cursor_of
+from reconciler.reading import billed, sent
+from reconciler.reading.paging import cursor_of
 from runtime import records, settlement
 from runtime.database import Database
 from runtime.records import Record
@@ -923,8 +924,8 @@ async def test_files_keep_chinese_and_no_cell_starts_a_formula(api: Api) -> None
     assert answer.headers["content-disposition"] == 'attachment; filename="messages.xlsx"'
     sheet = python_calamine.load_workbook(io.BytesIO(answer.content)).get_sheet_by_index(0)
     head, *cells = sheet.to_python()
-    assert tuple(head) == reading.MESSAGE_COLUMNS
-    at = {name: position for position, name in enumerate(reading.MESSAGE_COLUMNS)}
+    assert tuple(head) == sent.MESSAGE_COLUMNS
+    at = {name: position for position, name in enumerate(sent.MESSAGE_COLUMNS)}
     shown = {row[at["vendor_message_id"]]: row[at["reference"]] for row in cells}
     assert [shown[f"m{number}"] for number in range(len(rows))] == wanted
     assert {row[at["segments"]] for row in cells} == {1.0}
@@ -951,7 +952,7 @@ async def test_count_is_explained_by_the_rule_that_the_account_has_now(api: Api,
     id = UUID((await got(api, "/v1/messages"))["items"][0]["id"])
     because = []
     for own in (think, points):
-        shown = await reading.message(pool, {"think": own}, id)
+        shown = await sent.message(pool, {"think": own}, id)
         assert shown is not None
         because.append(shown["segments_because"])
     usual, other = because
@@ -1311,11 +1312,11 @@ async def test_reconciliation_is_given_kept_and_listed(api: Api) -> None:
     assert causes == {"items": result["causes"], "next": None}
     answer = await api.get(f"/v1/reconciliations/{result['id']}/causes?format=csv")
     (head, *rows) = csv.reader(io.StringIO(answer.content.decode("utf-8-sig")))
-    assert tuple(head) == reading.CAUSE_COLUMNS
+    assert tuple(head) == billed.CAUSE_COLUMNS
     assert len(rows) == len(result["causes"]) > 0
     answer = await api.get(below, params={"format": "csv"})
     (head, first, *_) = csv.reader(io.StringIO(answer.content.decode("utf-8-sig")))
-    assert tuple(head) == reading.DISCREPANCY_COLUMNS
+    assert tuple(head) == billed.DISCREPANCY_COLUMNS
     assert first[:4] == ["billed_not_sent", "", "b", ""]
     assert first[-1] == "0.04"
     assert (await api.get(below, params={"format": "xlsx"})).content.startswith(b"PK")
@@ -1370,7 +1371,7 @@ async def test_period_is_closed_adjusted_and_assumed_about(api: Api) -> None:
     assert (item["billed_amount_before"], item["billed_amount_after"]) == ("0.04", "0.08")
     answer = await api.get(below, params={"format": "csv"})
     (head, row) = csv.reader(io.StringIO(answer.content.decode("utf-8-sig")))
-    assert tuple(head) == reading.ADJUSTMENT_COLUMNS
+    assert tuple(head) == billed.ADJUSTMENT_COLUMNS
     assert row[-2:] == ["1", "0.04"]
     assert (await got(api, f"{runs}/{result['id']}/adjustments"))["items"] == []
 

@@ -16,9 +16,10 @@ from gateways.errors import Garbled, Refused, Unavailable, Unsupported
 from gateways.events import Balance, InboundMessage
 from gateways.gateway import Call, Reply
 from huizhi.__main__ import group
-from reconciler import balances, jobs, reading
+from reconciler import balances, jobs
 from reconciler.jobs import jobs_of, run
 from reconciler.poll import callers
+from reconciler.reading import arrived, watched
 from runtime import Problem, records, settlement
 from runtime.database import Database
 from runtime.settings import Settings
@@ -32,7 +33,7 @@ GIFT = Balance(kind="gift", amount=Decimal("0.000"))
 async def _kept(pool: Any, **given: Any) -> list[dict[str, Any]]:
     filters = {"kind": None, "since": None, "until": None, "cursor": None, "limit": 100} | given
     async with pool.acquire() as connection:
-        return (await reading.balances(connection, ["main"], **filters)).items
+        return (await arrived.balances(connection, ["main"], **filters)).items
 
 
 async def test_the_same_words_at_another_time_are_another_reading(
@@ -166,7 +167,7 @@ async def test_a_quick_job_that_is_refused_waits_longer_each_time_up_to_an_hour(
 
 async def _jobs(pool: Any) -> dict[str, dict[str, Any]]:
     async with pool.acquire() as connection:
-        return {row["job"]: row for row in (await reading.jobs(connection)).items}
+        return {row["job"]: row for row in (await watched.jobs(connection)).items}
 
 
 async def test_newest_readings_of_each_kind_are_found(
@@ -177,7 +178,7 @@ async def test_newest_readings_of_each_kind_are_found(
         await balances.read(caller)
         await balances.read(caller)
     async with pool.acquire() as connection:
-        found = await reading.newest_balances(connection, ["main", "finch"])
+        found = await arrived.newest_balances(connection, ["main", "finch"])
     assert sorted(found) == [("main", "balance", Decimal("-12.50")), ("main", "gift", Decimal(7))]
 
 
@@ -210,7 +211,7 @@ def test_the_command_asks_every_vendor_that_tells(
 
         assert _type(database, read, monkeypatch, "--account", "main") == 0
         head, line = capsys.readouterr().out.splitlines()
-        assert head.split() == list(reading.BALANCE_COLUMNS)
+        assert head.split() == list(arrived.BALANCE_COLUMNS)
         assert line.split()[:4] == ["main", "balance", "-12.5", "USD"]
         assert len(vendor.requests) == 3
 

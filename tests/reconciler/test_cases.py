@@ -14,8 +14,9 @@ import httpx
 import pytest
 from test_api import BILL, PHONE, SETTINGS, got, problem, register, serving, upload
 
-from reconciler import cases, match, reading
+from reconciler import cases, match
 from reconciler.periods import parse
+from reconciler.reading import disputed
 from runtime.database import Database
 
 pytestmark = pytest.mark.anyio
@@ -367,7 +368,7 @@ async def test_list_pages_filters_and_exports(api: Api) -> None:
     answer = await api.get("/v1/discrepancies", params={"format": "csv", "limit": 1})
     rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
     assert [row["id"] for row in rows] == seen
-    assert tuple(rows[0]) == reading.CASE_COLUMNS
+    assert tuple(rows[0]) == disputed.CASE_COLUMNS
     problem(await api.get("/v1/discrepancies?kind=other"), 422)
     problem(await api.get("/v1/discrepancies?period=x"), 422)
     problem(await api.get("/v1/discrepancies?state=done"), 400)
@@ -394,21 +395,21 @@ async def test_ageing_adds_up_in_every_row_and_column(api: Api, pool: Any) -> No
     await changed(api, items[9]["id"], state="written_off")
     told = await got(api, "/v1/discrepancies/ageing")
     assert [row["state"] for row in told["items"]] == ["open", "disputed", "written_off"]
-    names = list(reading.AGEING_COLUMNS[3:])
+    names = list(disputed.AGEING_COLUMNS[3:])
     for row in told["items"] + told["totals"]:
         for what in ("count", "amount"):
-            parts = sum(Decimal(row[f"{what}_{bucket}"]) for bucket in reading.AGE_BUCKETS)
+            parts = sum(Decimal(row[f"{what}_{bucket}"]) for bucket in disputed.AGE_BUCKETS)
             assert parts == Decimal(row[what])
     own, whole = told["totals"]
     assert (own["account"], whole["account"], whole["currency"]) == ("think", None, "CNY")
     for name in names:
         assert sum(Decimal(row[name]) for row in told["items"]) == Decimal(own[name])
         assert own[name] == whole[name]
-    assert [own[f"count_{bucket}"] for bucket in reading.AGE_BUCKETS] == [2, 2, 2, 2, 2]
+    assert [own[f"count_{bucket}"] for bucket in disputed.AGE_BUCKETS] == [2, 2, 2, 2, 2]
     assert Decimal(own["amount"]) == sum(amounts)
     answer = await api.get("/v1/discrepancies/ageing?format=csv")
     rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
-    assert tuple(rows[0]) == reading.AGEING_COLUMNS
+    assert tuple(rows[0]) == disputed.AGEING_COLUMNS
     assert len(rows) == 5
     assert (await got(api, "/v1/discrepancies/ageing", account="sms"))["items"] == []
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from test_api import PHONE, got, problem, serving
 from test_cases import billed, changed, listed, run, steps
 
-from reconciler import reading
 from reconciler.credits import allocate
+from reconciler.reading.disputed import CREDIT_COLUMNS
 from runtime.database import Database
 
 pytestmark = pytest.mark.anyio
@@ -262,7 +262,7 @@ async def test_list_of_credits_pages_and_exports(api: Api) -> None:
     assert lines == list(range(13, 1, -1))
     answer = await api.get("/v1/credits?format=csv")
     rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
-    assert tuple(rows[0]) == reading.CREDIT_COLUMNS
+    assert tuple(rows[0]) == CREDIT_COLUMNS
     assert (rows[0]["reason"], rows[0]["period"]) == ("'=1+1", "2024-10")
     assert (await got(api, "/v1/credits", number="other"))["items"] == []
     assert (await got(api, "/v1/credits", account="sms"))["items"] == []

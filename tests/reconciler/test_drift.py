@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from gateways import GATEWAYS, vocabulary
 from gateways.gateway import Call, Callback, Reply
-from reconciler import drift, reading, shapes
+from reconciler import drift, shapes
 from reconciler import lease as leases
+from reconciler.reading import fields, watched
 from runtime import LeaseLost, records
 
 NOW = datetime(2026, 11, 20, 9, tzinfo=UTC)
@@ -115,12 +116,12 @@ async def test_new_fields_types_and_codes_are_noticed_with_when_and_where(
 
     async def listed(every: bool = False) -> dict[tuple[str, str], dict[str, Any]]:
         async with pool.acquire() as connection:
-            page = await reading.features(connection, ["api"], every=every, cursor=None, limit=100)
+            page = await watched.features(connection, ["api"], every=every, cursor=None, limit=100)
         return {(item["feature"], item["kind"]): item for item in page.items}
 
     async def alarmed() -> list[str]:
         async with pool.acquire() as connection:
-            page = await reading.alarms(
+            page = await watched.alarms(
                 connection, ["api"], kind="drift", ended=False, cursor=None, limit=10
             )
         return [item["words"] for item in page.items]
@@ -161,8 +162,8 @@ async def test_new_fields_types_and_codes_are_noticed_with_when_and_where(
     fee = found["sms.fee", "text"]
     assert fee["record"] == first.digest.hex()
     assert (fee["first_seen_at"], fee["last_seen_at"], fee["seen"]) == (
-        reading.rfc3339(later),
-        reading.rfc3339(later + 3 * minute),
+        fields.rfc3339(later),
+        fields.rfc3339(later + 3 * minute),
         2,
     )
     (words,) = await alarmed()

@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from oracle import Case, Found, Line, Message, Report, Tariff
 
 from gateways.gateway import Callback
-from reconciler import ledger, match, periods, reading, statements
+from reconciler import ledger, match, periods, statements
 from reconciler.causes import CAUSES
+from reconciler.reading import billed, sent
 from reconciler.tables import FileError
 from runtime import records, settlement
 from runtime.identity import message_id
@@ -213,7 +214,7 @@ async def listed(connection: Any, run: str, limit: int = 1000) -> list[dict[str,
     items: list[dict[str, Any]] = []
     cursor = None
     while True:
-        page = await reading.discrepancies(
+        page = await billed.discrepancies(
             connection, UUID(run), kind=None, cursor=cursor, limit=limit
         )
         assert 0 < len(page.items) <= limit or (not items and page.next is None)
@@ -293,7 +294,7 @@ async def reconciled(
     first, second = ({**each, "id": ""} for each in (result, again))
     assert msgspec.json.encode(first) == msgspec.json.encode(second)
     assert items == await listed(connection, again["id"])
-    kept = await reading.run(connection, UUID(result["id"]))
+    kept = await billed.run(connection, UUID(result["id"]))
     assert kept is not None
     assert {name: kept[name] for name in result} == result
 
@@ -554,13 +555,13 @@ async def test_provisional_id_is_shown_to_nobody_and_still_finds_its_message(
     assert (missing["kind"], missing["vendor_message_id"]) == ("report_missing", None)
     assert missing["message_id"] == str(filed_as(own, unsent))
 
-    by_id = reading.Filters(vendor_message_id="~f00d")
-    (shown,) = (await reading.messages(connection, [name], by_id, cursor=None, limit=10)).items
+    by_id = sent.Filters(vendor_message_id="~f00d")
+    (shown,) = (await sent.messages(connection, [name], by_id, cursor=None, limit=10)).items
     assert (shown["id"], shown["vendor_message_id"]) == (missing["message_id"], None)
-    whole = await reading.message(connection, {name: own}, UUID(shown["id"]))
+    whole = await sent.message(connection, {name: own}, UUID(shown["id"]))
     assert whole is not None
     assert (whole["vendor_message_id"], whole["status"]) == (None, "indeterminate")
-    every = await reading.messages(connection, [name], reading.Filters(), cursor=None, limit=10)
+    every = await sent.messages(connection, [name], sent.Filters(), cursor=None, limit=10)
     assert {each["vendor_message_id"] for each in every.items} == {"a", None}
 
 
@@ -586,7 +587,7 @@ async def test_accepted_is_charged_for_where_no_more_can_be_known(
 
     own = await put(pool, connection, World(silent), tmp_path)
     kept = await match.reconcile(connection, own, periods.Period(*OCTOBER), now=FAR)
-    rules = (await reading.run(connection, UUID(kept["id"])) or {})["rules"]
+    rules = (await billed.run(connection, UUID(kept["id"])) or {})["rules"]
     assert rules["accepted_is_last_known"] is True
 
 
@@ -612,11 +613,11 @@ async def test_message_says_that_accepted_is_the_last_that_can_be_known(
             pool, connection, World(case([silent], [line(2)], reports=reports)), tmp_path
         )
         name, id = own.account.name, filed_as(own, silent)
-        shown = await reading.message(connection, {name: own}, id)
+        shown = await sent.message(connection, {name: own}, id)
         assert shown is not None
         notes[reports] = shown["notes"]
         await settle(pool, own, [push(case([], []), silent, DELIVERED[0])])
-        shown = await reading.message(connection, {name: own}, id)
+        shown = await sent.message(connection, {name: own}, id)
         assert shown is not None
         assert (shown["status"], shown["notes"]) == ("delivered", [])
     assert notes[True] == []
@@ -802,7 +803,7 @@ async def test_evidence_that_comes_later_changes_the_next_run_and_never_a_kept_o
         "billed_not_delivered"
     ]
 
-    kept = await reading.run(connection, UUID(result["id"]))
+    kept = await billed.run(connection, UUID(result["id"]))
     assert kept is not None
     root = Path(match.__file__).parent.parent
     rules = ("sql/queries/reconcile.sql", "reconciler/causes.py", "gateways/segments.py")
@@ -843,12 +844,12 @@ async def test_corrected_statement_takes_the_place_of_the_old_which_stays_readab
     assert (await match.reconcile(connection, own, october, now=FAR))["status"] == "balanced"
 
     name = own.account.name
-    listed = await reading.statements(connection, name, cursor=None, limit=10)
+    listed = await billed.statements(connection, name, cursor=None, limit=10)
     assert [(one["version"], one["amount"]) for one in listed.items] == [(2, "0.04"), (1, "1")]
     (shown,) = (
-        await reading.messages(connection, [name], reading.Filters(), cursor=None, limit=10)
+        await sent.messages(connection, [name], sent.Filters(), cursor=None, limit=10)
     ).items
-    whole = await reading.message(connection, {name: own}, UUID(shown["id"]))
+    whole = await sent.message(connection, {name: own}, UUID(shown["id"]))
     assert whole is not None
     assert [(one["version"], one["amount"]) for one in whole["statement_lines"]] == [
         (1, "1"),

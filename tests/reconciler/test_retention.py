@@ -17,8 +17,9 @@ import pytest
 from proving import NOW, ODD, World, accounts, disputed, phone, record, unpacked
 
 from gateways.gateway import Secret
-from reconciler import evidence, match, reading, retention, verifier
+from reconciler import evidence, match, retention, verifier
 from reconciler import lease as leases
+from reconciler.reading import arrived
 from runtime import LeaseLost, records, settlement
 from runtime.database import Database
 from runtime.pseudonyms import OtherKey, Pseudonyms
@@ -391,8 +392,8 @@ async def test_bytes_that_were_purged_are_said_to_be(world: World) -> None:
     await closed(world)
     await purge(world)
     digest = await world.connection.fetchval("SELECT digest FROM records LIMIT 1")
-    with pytest.raises(reading.Gone, match="purged on 2027-06-01"):
-        await reading.record_bytes(world.connection, digest)
+    with pytest.raises(arrived.Gone, match="purged on 2027-06-01"):
+        await arrived.record_bytes(world.connection, digest)
 
 
 async def test_another_key_is_refused_before_anything_is_purged(world: World) -> None:

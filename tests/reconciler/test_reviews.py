@@ -15,8 +15,9 @@ from pretend import Answer, Vendor, refusal, serving, settings
 from gateways.errors import Garbled, Indeterminate, Refused, Unavailable, Unsupported
 from gateways.events import ReviewKind, ReviewResult, ReviewStatus
 from gateways.http import open_client
-from reconciler import reading, reviews
+from reconciler import reviews
 from reconciler.poll import Caller, callers, poll_reviews
+from reconciler.reading import reviewed
 from runtime import records
 from sandbox import Config, Running, running
 from sandbox import clock as sandbox_clock
@@ -79,7 +80,7 @@ async def _pretended(
 
 
 async def _stored(pool: Any, kind: ReviewKind, vendor_id: str) -> dict[str, Any]:
-    row = await reading.review(pool, "api", kind, vendor_id)
+    row = await reviewed.review(pool, "api", kind, vendor_id)
     assert row is not None
     return row
 
@@ -362,7 +363,7 @@ async def test_a_deleted_one_stays_deleted_and_is_asked_about_no_more(
             asked = told(late)
             assert (await reviews.query(caller, kind, "7"))["status"] == "deleted"
         assert (await poll_reviews(caller, all_now=True)).asked == 0
-        page = await reading.reviews(pool, ["main"], kind, status="deleted", cursor=None, limit=10)
+        page = await reviewed.reviews(pool, ["main"], kind, status="deleted", cursor=None, limit=10)
         assert [item["vendor_id"] for item in page.items] == ["7"]
         assert await reviews.delete(caller, kind, "7") == page.items[0]
     stored = await pool.fetchrow("SELECT subject FROM records WHERE call = $1", f"delete_{kind}")
@@ -419,7 +420,7 @@ async def test_what_the_vendor_does_not_delete_stands(
         said = told(rows=0)
         with pytest.raises(Garbled, match="does not hold what was asked for"):
             await reviews.delete(caller, ReviewKind.SIGN, "7")
-        row = await reading.review(pool, "main", "sign", "7")
+        row = await reviewed.review(pool, "main", "sign", "7")
         assert row == before
 
 

@@ -52,9 +52,10 @@ from test_reconcile import (
 
 from gateways.gateway import Callback
 from gateways.segments import Rule, Unit
-from reconciler import chain, evidence, ledger, match, periods, reading
+from reconciler import chain, evidence, ledger, match, periods
 from reconciler import lease as leases
 from reconciler.causes import segment_cause
+from reconciler.reading import billed, sent
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings, parse
 
@@ -73,7 +74,7 @@ async def changes(connection: Any, run: str) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
     cursor = None
     while True:
-        page = await reading.adjustments(connection, UUID(run), cursor=cursor, limit=3)
+        page = await billed.adjustments(connection, UUID(run), cursor=cursor, limit=3)
         items += page.items
         if (cursor := page.next) is None:
             return items
@@ -81,7 +82,7 @@ async def changes(connection: Any, run: str) -> list[dict[str, Any]]:
 
 async def listed_runs(connection: Any, own: AccountSettings, **given: Any) -> list[dict[str, Any]]:
     name = own.account.name
-    return (await reading.runs(connection, name, cursor=None, limit=100, **given)).items
+    return (await billed.runs(connection, name, cursor=None, limit=100, **given)).items
 
 
 # --- closing and adjusting ---------------------------------------------------------------------------
@@ -137,7 +138,7 @@ async def test_late_report_and_corrected_bill_show_in_the_adjustment_and_nowhere
     world = World(case([waiting, silent], [line(2), line(3, "x")]))
     own = await put(pool, connection, world, tmp_path)
     closed = await match.reconcile(connection, own, MONTH, now=FAR, close_by="Li")
-    before = await reading.run(connection, UUID(closed["id"]))
+    before = await billed.run(connection, UUID(closed["id"]))
     found = await listed(connection, closed["id"])
 
     await settle(pool, own, [push(world.case, waiting, DELIVERED[0])])
@@ -172,7 +173,7 @@ async def test_late_report_and_corrected_bill_show_in_the_adjustment_and_nowhere
         ("x", (None, "submitted"), (None, None), ("0.04", "0"), (-1, "-0.04")),
     ]
     assert items[0]["message_id"] == str(filed_as(own, waiting))
-    assert await reading.run(connection, UUID(closed["id"])) == before
+    assert await billed.run(connection, UUID(closed["id"])) == before
     assert await listed(connection, closed["id"]) == found
 
 
@@ -313,7 +314,7 @@ async def test_assumed_run_is_kept_apart_and_says_what_it_assumes(
         await match.reconcile(connection, own, MONTH, now=FAR, assume=what_if, close_by="Li")
     # A message has what real runs found.
     id = filed_as(own, message())
-    whole = await reading.message(connection, {own.account.name: own}, id)
+    whole = await sent.message(connection, {own.account.name: own}, id)
     assert whole is not None
     assert whole["discrepancies"] == []
     # Nor does it take part in closing.
@@ -464,7 +465,7 @@ async def test_adjustment_is_the_new_result_less_the_closed_one_and_assuming_cha
     period = periods.Period(then.first, then.last)
     now = world.case.now
     closed = await match.reconcile(connection, own, period, now=now, close_by="Li")
-    before = await reading.run(connection, UUID(closed["id"]))
+    before = await billed.run(connection, UUID(closed["id"]))
     found = await listed(connection, closed["id"])
 
     await settle(
@@ -482,7 +483,7 @@ async def test_adjustment_is_the_new_result_less_the_closed_one_and_assuming_cha
     assert msgspec.json.encode({**run, "id": ""}) == msgspec.json.encode({**again, "id": ""})
     items = await changes(connection, run["id"])
     assert items == await changes(connection, again["id"])
-    assert await reading.run(connection, UUID(closed["id"])) == before
+    assert await billed.run(connection, UUID(closed["id"])) == before
     assert await listed(connection, closed["id"]) == found
     assert [one["version"] for one in await listed_runs(connection, own)].count(None) == 0
 
@@ -725,7 +726,7 @@ async def test_what_reports_say_that_messages_cost_is_a_bill(
     assert {item["line"] for item in items} == {None}
     again = await of_reports(connection, own)
     assert {**again, "id": ""} == {**result, "id": ""}
-    shown = await reading.run(connection, UUID(result["id"]))
+    shown = await billed.run(connection, UUID(result["id"]))
     assert shown is not None
     assert "statement_version" not in shown["rules"]
 

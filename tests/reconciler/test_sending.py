@@ -17,8 +17,9 @@ from pretend import Answer, Vendor, serving
 
 from gateways.gateway import Account, Batch, Call, Callback, Gateway, Reply
 from gateways.http import Transport, open_client
-from reconciler import ledger, periods, reading, sending, statements
+from reconciler import ledger, periods, sending, statements
 from reconciler.poll import Caller
+from reconciler.reading import sent
 from reconciler.sending import Request
 from runtime import records, settlement
 from runtime.records import Record
@@ -64,14 +65,14 @@ class House:
 
     async def messages(self, **filters: Any) -> list[dict[str, Any]]:
         async with self.pool.acquire() as connection:
-            page = await reading.messages(
-                connection, ["api"], reading.Filters(**filters), cursor=None, limit=1000
+            page = await sent.messages(
+                connection, ["api"], sent.Filters(**filters), cursor=None, limit=1000
             )
         return page.items
 
     async def message(self, id: str) -> dict[str, Any]:
         async with self.pool.acquire() as connection:
-            found = await reading.message(connection, self.caller.accounts, UUID(id))
+            found = await sent.message(connection, self.caller.accounts, UUID(id))
         assert found is not None
         return found
 

@@ -16,8 +16,9 @@ from typing import Any
 import pretend
 import pytest
 
-from reconciler import arrivals, reading, silence
+from reconciler import arrivals, silence
 from reconciler import lease as leases
+from reconciler.reading import watched
 from reconciler.silence import LAGS, LONGEST, Day, Model
 
 DAY = 1440
@@ -252,7 +253,7 @@ async def test_an_account_is_learned_watched_and_its_silence_raised_and_ended(
 
     async def standing() -> dict[str, str]:
         async with pool.acquire() as connection:
-            page = await reading.alarms(
+            page = await watched.alarms(
                 connection, ["api", "sms"], kind=None, ended=False, cursor=None, limit=10
             )
         return {item["kind"]: item["words"] for item in page.items}

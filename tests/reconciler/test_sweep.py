@@ -14,9 +14,10 @@ from gateways.events import DeliveryReport, InboundMessage, Status
 from gateways.gateway import Call
 from huizhi.__main__ import group
 from reconciler import lease as leases
-from reconciler import ledger, reading
+from reconciler import ledger
 from reconciler.jobs import one_pass
 from reconciler.poll import Caller, Done
+from reconciler.reading import arrived
 from reconciler.sweep import OVERLAP, sweep
 from runtime import LeaseLost
 from runtime.database import Database
@@ -280,7 +281,7 @@ async def test_by_hand_both_lists_are_read_and_what_was_missed_is_found(
         assert await _found(pool, Call.LIST_INBOUND) == 3
 
         async with pool.acquire() as connection:
-            page = await reading.orphans(
+            page = await arrived.orphans(
                 connection, ["main"], since=None, until=None, cursor=None, limit=10
             )
         [orphan] = page.items
@@ -309,10 +310,10 @@ async def test_orphans_are_listed_once_each_by_their_first_report_until_they_are
     async def listed(**given: Any) -> list[dict[str, Any]]:
         filters = {"since": None, "until": None, "cursor": None, "limit": 100} | given
         async with pool.acquire() as connection:
-            page = await reading.orphans(connection, ["main", "finch"], **filters)
+            page = await arrived.orphans(connection, ["main", "finch"], **filters)
             rows = page.items
             while page.next is not None and "limit" in given:
-                page = await reading.orphans(
+                page = await arrived.orphans(
                     connection, ["main"], **filters | {"cursor": page.next}
                 )
                 rows += page.items
@@ -358,7 +359,7 @@ def test_what_came_from_handsets_is_listed_as_the_api_lists_it(
         listed = json.loads(typed("inbound", "--output", "json"))
         assert listed["next"] is None
         assert {row["content"] for row in listed["items"]} == {"T0", "T1", "T2"}
-        assert list(listed["items"][0]) == list(reading.INBOUND_COLUMNS)
+        assert list(listed["items"][0]) == list(arrived.INBOUND_COLUMNS)
         # A time without an offset is the account's.
         came = min(datetime.fromisoformat(row["received_at"]) for row in listed["items"])
         later = (came + timedelta(seconds=1)).astimezone(read.accounts["main"].account.zone)
@@ -371,5 +372,5 @@ def test_what_came_from_handsets_is_listed_as_the_api_lists_it(
         found = typed("inbound", "--account", "main", "--to", at, "--output", "json")
         assert json.loads(found)["items"] == listed["items"]
         assert typed("inbound", "--output", "csv").count("\r\n") == 4
-        assert typed("inbound").splitlines()[0].split() == list(reading.INBOUND_COLUMNS)
+        assert typed("inbound").splitlines()[0].split() == list(arrived.INBOUND_COLUMNS)
         assert vendor.requests == []
