@@ -195,7 +195,11 @@ async def _reconcile(
     async with database.connection() as connection:
         started = time.perf_counter()
         result = await match.reconcile(
-            connection, account, periods.parse(PERIOD), now=datetime.now(UTC)
+            connection,
+            account,
+            periods.parse(PERIOD),
+            now=datetime.now(UTC),
+            beside=database.connection,
         )
         seconds = time.perf_counter() - started
         server = machine.peak_bytes(connection.get_server_pid())

@@ -92,6 +92,7 @@ def reconcile(
                     source=source,
                     assume=_assumptions(assume),
                     close_by=closing,
+                    beside=pool.acquire,
                     progress=progress,
                 )
             run = UUID(result["id"])

@@ -4,8 +4,10 @@ The matching is set-based SQL (`sql/queries/reconcile.sql`) over one snapshot of
 module brings the rules to it (period, tariffs, the clock) and makes the result of what it counted.
 """
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal
@@ -52,6 +54,15 @@ _LAST_KNOWN = "accepted_is_last_known"
 # What decides a result beside the settings and the evidence.
 _RULES = (SQL / "queries" / "reconcile.sql", Path(causes.__file__), Path(segments.__file__))
 _RULES_VERSION = hashlib.sha256(b"".join(file.read_bytes() for file in _RULES)).hexdigest()
+# All shards, and two halves of them.
+_SHARDS = (-(2**31), 2**31 - 1)
+_HALVES = ((-(2**31), -1), (0, 2**31 - 1))
+# With fewer lines a second connection costs more than it brings.
+_MANY_LINES = 100_000
+_BLOCKS = 16  # between two connections at most
+
+Connect = Callable[[], AbstractAsyncContextManager[Any]]
+
 EXACT = Context(prec=100)  # the usual 28 digits would round a difference
 
 
@@ -80,6 +91,7 @@ async def reconcile(
     source: Source = "statement",
     assume: Mapping[str, str] | None = None,
     close_by: str | None = None,
+    beside: Connect | None = None,
     progress: Callable[[str, float], None] = lambda _stage, _share: None,
 ) -> dict[str, Any]:
     """Reconcile the account's bill of `period`; keep the run; return its result.
@@ -91,7 +103,8 @@ async def reconcile(
     Of a closed period the run is an adjustment. With `close_by`, a person's name, the run closes
     the period. With `assume` it goes by other rules than the settings', and is kept apart. The
     period's cases are brought up to the run, unless it assumes something. `progress` is told each
-    stage as it begins, and the share of all that is behind it.
+    stage as it begins, and the share of all that is behind it. A long bill is weighed on two connections
+    at once, if `beside` gives another: it reads the same snapshot, and changes nothing.
 
     Raises `Impossible` without a bill, a tariff for a day that needs one, or one currency, or if an
     assumption is unknown; and `Closed` if the period cannot be closed.
@@ -104,7 +117,7 @@ async def reconcile(
             settings, assumptions = assumptions_of(settings, assume)
         except ValueError as error:
             raise Impossible(str(error)) from None
-    run = _Run(uuid4(), settings, period, now, source, assumptions, close_by, progress)
+    run = _Run(uuid4(), settings, period, now, source, assumptions, close_by, beside, progress)
     while True:
         try:
             async with connection.transaction(isolation="repeatable_read"):
@@ -195,6 +208,7 @@ class _Run:
     source: Source
     assumptions: dict[str, str]
     close_by: str | None
+    beside: Connect | None
     progress: Callable[[str, float], None]
 
     async def make(self, connection: Any) -> dict[str, Any]:
@@ -278,8 +292,7 @@ class _Run:
         missing_before = self.now - timedelta(hours=settings.poll_until_hours)
         self.progress("messages", 0.0)
         first_moments, _, prices, bases = tariffs
-        await connection.execute(
-            QUERIES["weigh"],
+        weighed = (
             account,
             starts,
             ends,
@@ -293,6 +306,14 @@ class _Run:
             phoneless,
             all_looked_at,
         )
+        lines = 0 if statement is None or all_looked_at else statement["lines"]
+        see_the_same = None
+        if self.beside is not None and lines >= _MANY_LINES:
+            see_the_same = await connection.fetchval(QUERIES["export_snapshot"])
+        if self.beside is None or see_the_same is None:
+            await connection.execute(QUERIES["weigh"], *weighed, *_SHARDS)
+        else:
+            await _weigh_by_two(connection, self.beside, see_the_same, weighed)
         await connection.execute(QUERIES["analyze_weighed"])
         await connection.execute(
             QUERIES["take_messages"], account, starts, ends, missing_before, *tariffs, reports
@@ -389,6 +410,45 @@ def _sums(
             "amount": money(EXACT.subtract(billed[2], owed[2])),
         },
     }
+
+
+async def _weigh_by_two(
+    connection: Any, beside: Connect, see_the_same: str, weighed: Sequence[Any]
+) -> None:
+    """Weigh half of the shards here and half on another connection, and bring what that found here."""
+    mine, others = _HALVES
+    async with beside() as other, other.transaction(isolation="repeatable_read"):
+        await other.execute(see_the_same)
+        await other.execute(QUERIES["run_settings"])
+        await other.execute(QUERIES["reconcile_tables"])
+        await _both(
+            connection.execute(QUERIES["weigh"], *weighed, *mine),
+            other.execute(QUERIES["weigh"], *weighed, *others),
+        )
+        blocks: asyncio.Queue[bytes] = asyncio.Queue(_BLOCKS)
+
+        async def give() -> None:
+            await other.copy_from_table("run_weighed", output=blocks.put, format="binary")
+            await blocks.put(b"")
+
+        async def taken() -> AsyncIterator[bytes]:
+            while block := await blocks.get():
+                yield block
+
+        await _both(
+            give(), connection.copy_to_table("run_weighed", source=taken(), format="binary")
+        )
+
+
+async def _both(*work: Coroutine[Any, Any, Any]) -> None:
+    """Do both at once; when one fails, break the other off and raise what failed first."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _result(

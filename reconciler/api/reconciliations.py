@@ -63,6 +63,7 @@ async def reconcile(
             source=data.source,
             assume={name: str(value) for name, value in data.assume.items()},
             close_by=data.by if data.close else None,
+            beside=state.database.connection,
         )
         actions.concerns(reconciliation=result["id"], close=data.close)
         if data.close:

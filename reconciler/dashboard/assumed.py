@@ -43,7 +43,12 @@ async def assume(
         task.progress("reconcile")
         async with state.database.connection() as connection:
             result = await match.reconcile(
-                connection, settings, days, now=datetime.now(UTC), assume=given
+                connection,
+                settings,
+                days,
+                now=datetime.now(UTC),
+                assume=given,
+                beside=state.database.connection,
             )
         task.result = f"/assumed/{result['id']}"
 

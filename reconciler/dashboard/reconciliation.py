@@ -256,7 +256,14 @@ async def reconcile(
     async def work(task: Task) -> None:
         task.progress("reconcile")
         async with state.database.connection() as connection:
-            await match.reconcile(connection, settings, days, now=datetime.now(UTC), source=source)
+            await match.reconcile(
+                connection,
+                settings,
+                days,
+                now=datetime.now(UTC),
+                source=source,
+                beside=state.database.connection,
+            )
         task.result = back
 
     task = state.tasks.begin("reconcile", f"{account} {days}", back, work)

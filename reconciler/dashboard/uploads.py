@@ -285,7 +285,13 @@ async def import_file(
         if form.get("reconcile") == "yes":
             task.progress("reconcile")
             async with state.database.connection() as connection:
-                await match.reconcile(connection, settings, period, now=datetime.now(UTC))
+                await match.reconcile(
+                    connection,
+                    settings,
+                    period,
+                    now=datetime.now(UTC),
+                    beside=state.database.connection,
+                )
         task.result = f"/reconciliation/{upload.account}/{period}"
 
     tasks: Tasks = state.tasks

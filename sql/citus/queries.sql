@@ -2597,3 +2597,7 @@ WHERE
     AND NOT EXISTS (SELECT 1 FROM unsettled AS u WHERE u.id = r.batch_id)
 ORDER BY r.received_at, r.digest
 LIMIT $6;
+
+-- name: export_snapshot
+-- None: another connection to the coordinator sees the other servers at a time of its own.
+SELECT NULL::text AS statement;

@@ -86,10 +86,14 @@ SELECT count(*) > 0
 FROM lines
 WHERE statement_id = $1 AND message_id IS NULL;
 
+-- name: export_snapshot
+-- Gives the statement by which another transaction sees what this one sees; it takes no parameters.
+SELECT 'SET TRANSACTION SNAPSHOT ' || quote_literal(pg_export_snapshot()) AS statement;
+
 -- name: weigh
 -- Puts messages, lines and final reports side by side, and parts the messages of the period that come out even
 -- from all that is to be looked at by itself: with $12, everything. $11 says whether lines without a phone are
--- to be looked for. Even is a message that is charged for and has one line of its segments at its price, or that
+-- to be looked for. Of all shards those from $13 to $14, so that two connections can have a half each. Even is a message that is charged for and has one line of its segments at its price, or that
 -- is not charged for and has no line; and about which no reports disagree and none is missing.
 -- The sides are sorted and grouped, never joined: this many rows come in one order once, each is touched once,
 -- and a planner that knows nothing yet of a new statement cannot go wrong.
@@ -107,7 +111,12 @@ WITH sides AS (
         NULL::numeric AS amount,
         NULL::integer AS source
     FROM messages AS m
-    WHERE m.account = $1 AND m.sent_at >= $2 AND m.sent_at < $3 AND m.status <> 'refused'
+    WHERE
+        m.account = $1
+        AND m.sent_at >= $2
+        AND m.sent_at < $3
+        AND m.status <> 'refused'
+        AND m.shard BETWEEN $13 AND $14
     UNION ALL
     SELECT
         l.shard,
@@ -120,7 +129,7 @@ WITH sides AS (
         l.amount,
         NULL
     FROM lines AS l
-    WHERE l.statement_id = $4 AND l.message_id IS NOT NULL
+    WHERE l.statement_id = $4 AND l.message_id IS NOT NULL AND l.shard BETWEEN $13 AND $14
     UNION ALL
     SELECT
         l.shard,
@@ -139,7 +148,10 @@ WITH sides AS (
             AND m.account = $1
             AND l.vendor_message_id = m.vendor_message_id
             AND m.status NOT IN ('submitting', 'indeterminate', 'refused')
-    WHERE l.statement_id = ANY(CASE WHEN $11::boolean THEN ARRAY[$4::uuid] ELSE '{}' END) AND l.message_id IS NULL
+    WHERE
+        l.statement_id = ANY(CASE WHEN $11::boolean THEN ARRAY[$4::uuid] ELSE '{}' END)
+        AND l.message_id IS NULL
+        AND l.shard BETWEEN $13 AND $14
     UNION ALL
     SELECT
         r.shard,
@@ -152,7 +164,11 @@ WITH sides AS (
         NULL,
         CASE r.source WHEN 'push' THEN 1 WHEN 'query' THEN 2 ELSE 3 END
     FROM reports AS r
-    WHERE r.account = $1 AND r.status IN ('delivered', 'failed') AND NOT r.left_out
+    WHERE
+        r.account = $1
+        AND r.status IN ('delivered', 'failed')
+        AND NOT r.left_out
+        AND r.shard BETWEEN $13 AND $14
     ORDER BY 1, 2
 ),
 

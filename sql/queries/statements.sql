@@ -61,7 +61,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
 -- Finds the statement that holds for an account's period: its newest version.
 SELECT
     id,
-    version
+    version,
+    lines
 FROM statements
 WHERE account = $1 AND first_day = $2 AND last_day = $3
 ORDER BY version DESC

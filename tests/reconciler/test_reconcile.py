@@ -7,7 +7,8 @@ import io
 import itertools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -29,6 +30,7 @@ from reconciler.causes import CAUSES
 from reconciler.reading import billed, sent
 from reconciler.tables import FileError
 from runtime import records, settlement
+from runtime.database import DATABASE_ERRORS
 from runtime.identity import message_id
 from runtime.settings import AccountSettings, parse
 
@@ -287,9 +289,11 @@ async def reconciled(
     result = await match.reconcile(connection, own, period, now=case.now)
     items = await listed(connection, result["id"], limit=3)
 
-    # Again, on another connection: the same bytes, and the same list.
-    async with pool.acquire() as other:
-        again = await match.reconcile(other, own, period, now=case.now)
+    # Again, on another connection, and by two at once: the same bytes, and the same list.
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(match, "_MANY_LINES", 0)
+        async with pool.acquire() as other:
+            again = await match.reconcile(other, own, period, now=case.now, beside=pool.acquire)
     assert again["id"] != result["id"]
     first, second = ({**each, "id": ""} for each in (result, again))
     assert msgspec.json.encode(first) == msgspec.json.encode(second)
@@ -943,6 +947,26 @@ async def test_what_is_missing_is_said_in_one_line_and_nothing_is_kept(
     with pytest.raises(oracle.Impossible) as oracles:
         oracle.reconcile(impossible)
     assert oracles.value.named_in(str(raised.value))
+
+
+async def test_run_whose_second_connection_breaks_keeps_nothing_and_can_be_made_again(
+    pool: Any, connection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(match, "_MANY_LINES", 0)
+    own = await put(pool, connection, World(case([message()], [line(2)])), tmp_path)
+    october = periods.Period(*OCTOBER)
+
+    @asynccontextmanager
+    async def broken() -> AsyncIterator[Any]:
+        async with pool.acquire() as other:
+            other.terminate()
+            yield other
+
+    with pytest.raises(DATABASE_ERRORS):
+        await match.reconcile(connection, own, october, now=FAR, beside=broken)
+    assert await connection.fetchval("SELECT count(*) FROM runs") == 0
+    done = await match.reconcile(connection, own, october, now=FAR, beside=pool.acquire)
+    assert done["messages"]["matched"] == 1
 
 
 async def test_currencies_of_other_periods_are_no_matter(run: Run) -> None:
