@@ -141,6 +141,10 @@ def test_sentences_are_said_in_chinese_as_far_as_they_are_known() -> None:
     assert in_chinese("think has no statement for 2026-10: import it first") == (
         "think 没有 2026-10 的账单：请先导入"
     )
+    assert in_chinese("batch 935 by vm:1344, 0.002 s after it came") == (
+        "批 935，由 vm:1344 写入，距到达 0.002 秒"
+    )
+    assert in_chinese("from 127.0.0.1") == "来自 127.0.0.1"
     assert in_chinese("what nobody has put into Chinese") is None
     assert in_chinese("a.csv: line 3: what nobody has put into Chinese") == (
         "a.csv：第 3 行：what nobody has put into Chinese"
