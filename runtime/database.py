@@ -40,6 +40,8 @@ DATABASE_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.InvalidCatalogNameError,
 )
 CONNECT_SECONDS = 10
+# Some hold a connection while they work with another, and keep their lease by a third.
+_COMMANDS_NEED = 3
 
 # In a command's own work an OSError may be about a file of the user's.
 _WITHIN: tuple[type[Exception], ...] = (
@@ -220,7 +222,7 @@ async def connected(settings: Settings, name: str) -> AsyncIterator[Any]:
         async with database.connection() as connection:
             # A server of ours nobody else migrates; at another's, that is said and not done.
             await (migrate.check if embedded is None else migrate.migrate)(connection)
-        async with database.pool() as pool:
+        async with database.pool(size=max(database.pool_size, _COMMANDS_NEED)) as pool:
             try:
                 yield pool
             except _WITHIN as error:

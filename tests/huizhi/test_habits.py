@@ -212,7 +212,9 @@ def on_terminal(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "huizhi.toml").write_text(SETTINGS, "utf-8")
+    # However few connections a process may have, a command has those that it needs.
+    few = "\n[database]\npool_size = 1\n"
+    (tmp_path / "huizhi.toml").write_text(SETTINGS + few, "utf-8")
     (tmp_path / "sent.csv").write_text(SENT, "utf-8")
     (tmp_path / "bill.csv").write_text(BILL, "utf-8")
     return tmp_path
