@@ -269,7 +269,8 @@ LIMIT $7;
 
 -- name: list_callbacks_left
 -- Lists pushed callbacks of some accounts that are quarantined, or recorded and not settled yet: few among
--- many, so these are looked for and not all the others passed over.
+-- many, so these are looked for and not all the others passed over. Each side by itself: how many the other
+-- may have must not be what this one is planned for.
 SELECT
     r.digest,
     r.account,
@@ -280,31 +281,44 @@ SELECT
     r.headers,
     r.peer,
     coalesce(r.purged_bytes, length(r.body)) AS bytes,
-    f.reason,
+    q.reason,
     $2 AS state
-FROM (
-    SELECT
-        q.digest,
-        q.reason
-    FROM quarantine AS q
-    WHERE $2 = 'quarantined' AND q.account = ANY($1::text[])
-    UNION ALL
-    SELECT
-        u.digest,
-        NULL
-    FROM batches AS b
-    INNER JOIN records AS u ON b.id = u.batch_id
-    LEFT JOIN quarantine AS q ON u.digest = q.digest
-    WHERE $2 = 'recorded' AND b.settled_at IS NULL AND q.digest IS NULL
-) AS f
-INNER JOIN records AS r ON f.digest = r.digest
+FROM quarantine AS q
+INNER JOIN records AS r ON q.digest = r.digest
 WHERE
-    r.account = ANY($1::text[])
+    $2 = 'quarantined'
+    AND q.account = ANY($1::text[])
+    AND r.account = ANY($1::text[])
     AND r.source = 'push'
     AND ($3::timestamptz IS NULL OR r.received_at >= $3)
     AND ($4::timestamptz IS NULL OR r.received_at < $4)
     AND ($5::timestamptz IS NULL OR (r.received_at, r.digest) < ($5, $6::bytea))
-ORDER BY r.received_at DESC, r.digest DESC
+UNION ALL
+SELECT
+    r.digest,
+    r.account,
+    r.received_at,
+    r.last_received_at,
+    r.deliveries,
+    r.method,
+    r.headers,
+    r.peer,
+    coalesce(r.purged_bytes, length(r.body)),
+    NULL,
+    $2
+FROM batches AS b
+INNER JOIN records AS r ON b.id = r.batch_id
+LEFT JOIN quarantine AS q ON r.digest = q.digest
+WHERE
+    $2 = 'recorded'
+    AND b.settled_at IS NULL
+    AND q.digest IS NULL
+    AND r.account = ANY($1::text[])
+    AND r.source = 'push'
+    AND ($3::timestamptz IS NULL OR r.received_at >= $3)
+    AND ($4::timestamptz IS NULL OR r.received_at < $4)
+    AND ($5::timestamptz IS NULL OR (r.received_at, r.digest) < ($5, $6::bytea))
+ORDER BY received_at DESC, digest DESC
 LIMIT $7;
 
 -- name: story_of_record

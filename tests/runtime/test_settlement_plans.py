@@ -63,11 +63,13 @@ MANY = 500
 ARRAYS = "(SELECT array_agg({column}) FROM some)"
 
 
-@pytest.fixture
-async def crowded(database: Database) -> AsyncIterator[Any]:
+@pytest.fixture(params=["told of the quiet day", "told of the burst too"])
+async def crowded(database: Database, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     async with database.connection() as connection:
         await connection.execute(QUIET)
         await connection.execute(BURST)
+        if request.param == "told of the burst too":  # by the server itself, sooner or later
+            await connection.execute("ANALYZE")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         yield connection
 
