@@ -53,7 +53,7 @@ def check_config(output: str) -> None:
         return
     click.echo(f"{read.file} is in order.")
     click.echo(f"  database    {database}")
-    click.echo(f"  receiver    {receiver.host}:{receiver.port}, {receiver.workers} workers")
+    click.echo(f"  receiver    {receiver.host}:{receiver.port}, workers: {receiver.workers}")
     click.echo(f"  reconciler  {reconciler.host}:{reconciler.port}")
     for name, account in read.accounts.items():
         click.echo(f"  account     {name} at {account.gateway.vendor}, {_tariffs(account)}")

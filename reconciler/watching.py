@@ -70,7 +70,10 @@ def troubled(
             words = f"is late: it last began {minutes:.0f} minutes ago"
             found.append(Trouble(row["name"], row["account"], row["failures_in_row"], words))
         elif row["failures_in_row"]:
-            words = f"failed {row['failures_in_row']} times in a row: {row['error']}"
+            often = (
+                "" if row["failures_in_row"] == 1 else f" {row['failures_in_row']} times in a row"
+            )
+            words = f"failed{often}: {row['error']}"
             found.append(Trouble(row["name"], row["account"], row["failures_in_row"], words))
     return found
 
@@ -128,10 +131,8 @@ async def _watch_lost(connection: Any, accounts: Sequence[str], now: datetime) -
         if not row["lost"]:
             await alarms.end(connection, row["account"], "lost", now=now)
             continue
-        words = (
-            f"{row['lost']} read-once pages of the last day may be lost with the reports in them: "
-            "only the vendor can tell"
-        )
+        pages = "1 read-once page" if row["lost"] == 1 else f"{row['lost']} read-once pages"
+        words = f"{pages} of the last day may be lost, reports and all: only the vendor can tell"
         figures = {"pages": row["lost"]}
         await alarms.raise_(connection, row["account"], "lost", words, figures, now=now)
 

@@ -94,7 +94,7 @@ async def test_lost_pages_are_an_alarm_for_a_day(pool: Any, tmp_path: Path) -> N
         NOW - timedelta(hours=3),
     )
     await looked(pool, given)
-    assert (await standing(pool))["lost"].startswith("1 read-once pages")
+    assert (await standing(pool))["lost"].startswith("1 read-once page of")
     await looked(pool, given, NOW + timedelta(hours=22))
     assert "lost" not in await standing(pool)
 
