@@ -70,6 +70,10 @@ NOT_ON_CITUS = {
         "tests/runtime/test_auditor.py::test_reads_the_masked_views_and_nothing_else",
         "tests/runtime/test_auditor.py::test_log_in_of_the_group_sees_no_number_and_no_text",
     ),
+    "a bill is weighed on one connection there": (
+        "tests/reconciler/test_reconcile.py::"
+        "test_run_whose_second_connection_breaks_keeps_nothing_and_can_be_made_again",
+    ),
     "the other servers know no session's time zone": (
         "tests/runtime/test_auditor.py::test_daily_goes_by_the_time_zone_of_the_session",
     ),
