@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from reconciler.reading.fields import rfc3339
-from reconciler.reading.paging import Page, cursor_of, key_of
+from reconciler.reading.paging import Page, cursor_of, key_of, page_of
 from runtime.database import DATABASE_ERRORS
 from runtime.logs import Redaction
 from runtime.queries import QUERIES
@@ -164,15 +164,14 @@ async def listed(
     """List what operators did, the newest first; raises `BadCursor`."""
     at, id = key_of(cursor, datetime, UUID)
     rows = await connection.fetch(QUERIES["actions"], actor, what, since, until, at, id, limit + 1)
-    shown = rows[:limit]
-    items = [
-        {
+    return page_of(
+        rows,
+        limit,
+        lambda row: {
             **{name: row[name] for name in COLUMNS},
             "id": str(row["id"]),
             "at": rfc3339(row["at"]),
             "ended_at": rfc3339(row["ended_at"]),
-        }
-        for row in shown
-    ]
-    more = cursor_of(shown[-1]["at"], shown[-1]["id"]) if len(rows) > limit else None
-    return Page(items, more)
+        },
+        lambda row: cursor_of(row["at"], row["id"]),
+    )

@@ -20,7 +20,7 @@ import structlog
 from gateways.phone import normalise
 from reconciler import actions
 from reconciler.purging import Named, Purge, check_key
-from reconciler.reading.paging import Page, cursor_of, key_of
+from reconciler.reading.paging import Page, cursor_of, key_of, page_of
 from runtime import Problem, settlement
 from runtime.database import DATABASE_ERRORS
 from runtime.pseudonyms import Pseudonyms
@@ -207,10 +207,11 @@ async def erasures(connection: Any, *, cursor: str | None, limit: int) -> Page:
     rows = await connection.fetch(
         QUERIES["erasures"], at, last, None, limit + 1, BROKEN_OFF_SECONDS
     )
-    items = [msgspec.to_builtins(Erasure(**dict(row))) for row in rows[:limit]]
-    more = len(rows) > limit
-    return Page(
-        items, cursor_of(rows[limit - 1]["requested_at"], rows[limit - 1]["id"]) if more else None
+    return page_of(
+        rows,
+        limit,
+        lambda row: msgspec.to_builtins(Erasure(**dict(row))),
+        lambda row: cursor_of(row["requested_at"], row["id"]),
     )
 
 

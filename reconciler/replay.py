@@ -22,7 +22,7 @@ import msgspec
 import gateways
 from reconciler.match import EXACT, money
 from reconciler.reading.fields import rfc3339
-from reconciler.reading.paging import Page, cursor_of, key_of
+from reconciler.reading.paging import Page, cursor_of, key_of, page_of
 from runtime import records, settlement
 from runtime.queries import QUERIES
 from runtime.records import Record
@@ -332,8 +332,10 @@ async def replays(connection: Any, *, cursor: str | None, limit: int) -> Page:
     """List replays that were applied, the newest first."""
     at, last = key_of(cursor, datetime, UUID)
     rows = await connection.fetch(QUERIES["list_replays"], at, last, limit + 1)
-    items = [
-        {
+    return page_of(
+        rows,
+        limit,
+        lambda row: {
             "id": str(row["id"]),
             "by": row["replayed_by"],
             "parsers": row["parsers"],
@@ -343,11 +345,9 @@ async def replays(connection: Any, *, cursor: str | None, limit: int) -> Page:
             "started_at": rfc3339(row["started_at"]),
             "finished_at": rfc3339(row["finished_at"]),
             "counts": row["counts"],
-        }
-        for row in rows[:limit]
-    ]
-    last_row = rows[limit - 1] if len(rows) > limit else None
-    return Page(items, last_row and cursor_of(last_row["started_at"], last_row["id"]))
+        },
+        lambda row: cursor_of(row["started_at"], row["id"]),
+    )
 
 
 def _keys(understood: Understood) -> tuple[list[str], list[bytes]]:
