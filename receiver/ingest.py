@@ -15,16 +15,16 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
-from itertools import zip_longest
 from typing import Any, Protocol, TypeVar
 
 import structlog
 from asyncpg.exceptions import PostgresError
 
+from receiver.settling import Settling
 from receiver.spool import Contents, Level, Segment, Spool, SpoolFull
-from runtime import metrics, records, settlement
+from runtime import metrics, records
 from runtime.database import DATABASE_ERRORS
 from runtime.queries import QUERIES
 from runtime.records import Record
@@ -50,16 +50,7 @@ COMPLAIN_SECONDS = 1.0
 # One commit at a time in each process: the next group grows meanwhile, and other processes' commits
 # keep the disk busy. A second writer made groups half as large and each callback dearer.
 WRITERS = 1
-SETTLE_RECORDS = 2048
-# Parsing keeps every socket waiting: no more than some thousand reports, in however few callbacks, at a time.
-SETTLE_BYTES = 256 * 1024
-SETTLE_BACKLOG_BYTES = 16 * 1024 * 1024
-GATHER_SECONDS = 0.05
 WATCH_SECONDS = 0.1
-# Batches unsettled for longer were left behind by a dead or overloaded process.
-LEFT_BEHIND_SECONDS = 10.0
-SWEEP_SECONDS = 5.0
-
 
 T = TypeVar("T")
 
@@ -137,26 +128,20 @@ class Ingest:
         self._away = False
         self._put_off: dict[str, float] = {}
         self._complain_at = 0.0
-        self._accounts = accounts
         self._recorder = recorder
         self._waiting: dict[bytes, _Waiting] = {}
         self._waiting_bytes = 0
         self._work = asyncio.Event()
-        self._unsettled: deque[tuple[int, list[Record], int]] = deque()
-        self._unsettled_bytes = 0
-        self._to_settle = asyncio.Event()
+        self._settling = Settling(pool, accounts)
         self._overdue_at: deque[tuple[float, Waiter]] = deque()
         self._closing = False
         self._writers: list[asyncio.Task[None]] = []
-        self._settler: asyncio.Task[None] | None = None
-        self._sweeper: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._drainer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Ingest":
         self._writers = [asyncio.create_task(self._write_forever()) for _ in range(WRITERS)]
-        self._settler = asyncio.create_task(self._settle_forever())
-        self._sweeper = asyncio.create_task(self._sweep_forever())
+        self._settling.start()
         self._watch = asyncio.create_task(self._watch_forever())
         self._drainer = asyncio.create_task(self._drain_forever())
         return self
@@ -165,14 +150,11 @@ class Ingest:
         self._closing = True
         self._work.set()
         await asyncio.gather(*self._writers)
-        self._to_settle.set()
-        assert self._settler is not None
-        assert self._sweeper is not None
         assert self._watch is not None
         assert self._drainer is not None
         # Of a database that hangs no more is expected: what is unsettled others will take up.
-        await asyncio.wait({self._settler}, timeout=CLOSE_SECONDS if self._away else None)
-        left = (self._settler, self._sweeper, self._watch, self._drainer)
+        await self._settling.finish(CLOSE_SECONDS if self._away else None)
+        left = (self._watch, self._drainer)
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
@@ -275,6 +257,7 @@ class Ingest:
         # no other arrival of the same bytes may be in the segment with them.
         tried = not self._away
         if tried:
+            reading = self._settling.expect(found)
             try:
                 async with asyncio.timeout(COMMIT_SECONDS):
                     batch, fresh = await self._store(found)
@@ -282,8 +265,9 @@ class Ingest:
                 # Whatever it was, the callbacks are durable by the other way, and this writer lives.
                 self._not_committed(group, error)
             else:
+                if self._settling.pass_on(batch, fresh, reading):
+                    await asyncio.sleep(0)  # PostgreSQL has work before this process has
                 self._committed(group, fresh)
-                self._pass_on(batch, fresh)
                 if log.is_enabled_for(logging.DEBUG):
                     new = {record.digest for record in fresh}
                     log.debug(
@@ -355,16 +339,6 @@ class Ingest:
                 connection, found, recorder=self._recorder, now=datetime.now(UTC), again=again
             )
 
-    def _pass_on(self, batch: int, fresh: list[Record]) -> None:
-        size = sum(record.size for record in fresh)
-        if self._unsettled_bytes + size > SETTLE_BACKLOG_BYTES:
-            # The sweep reads these from the database when their time comes: memory stays bounded.
-            log.warning("settlement.behind", batch=batch, records=len(fresh))
-            return
-        self._unsettled.append((batch, fresh, size))
-        self._unsettled_bytes += size
-        self._to_settle.set()
-
     async def _watch_forever(self) -> None:
         """Refuse what has waited too long: one look for all, where a timer each would cost more."""
         while True:
@@ -374,43 +348,6 @@ class Ingest:
             while waiting and (waiting[0][1].answered or waiting[0][0] <= now):
                 _, waiter = waiting.popleft()
                 waiter.refused()
-
-    async def _settle_forever(self) -> None:
-        while True:
-            await self._to_settle.wait()
-            if not self._closing:
-                # Under load the next commits join in: two transactions settle many as quickly as few.
-                await asyncio.sleep(GATHER_SECONDS)
-            self._to_settle.clear()
-            while self._unsettled:
-                batches: list[int] = []
-                found: list[Record] = []
-                taken = 0
-                while self._unsettled and len(found) < SETTLE_RECORDS:
-                    batch, fresh, size = self._unsettled.popleft()
-                    batches.append(batch)
-                    found.extend(fresh)
-                    taken += size
-                try:
-                    *parts, last = _parts(found)
-                    # Two at a time: one is parsed while PostgreSQL folds the other.
-                    for two in zip_longest(parts[::2], parts[1::2]):
-                        done = await asyncio.gather(
-                            *(_settle(self._pool, self._accounts, p, []) for p in two if p),
-                            return_exceptions=True,
-                        )
-                        if failed := [one for one in done if one is not None]:
-                            raise failed[0]
-                    await _settle(self._pool, self._accounts, last, batches)
-                except DATABASE_ERRORS as error:
-                    log.warning(
-                        "settlement.postponed", batches=len(batches), error=type(error).__name__
-                    )
-                except Exception:
-                    log.exception("settlement.postponed", batches=len(batches))
-                self._unsettled_bytes -= taken
-            if self._closing:
-                return
 
     async def _drain_forever(self) -> None:
         while not self._closing:
@@ -518,7 +455,7 @@ class Ingest:
                 log.error("record.not_storable", digest=digest.hex(), error=type(error).__name__)
                 return {digest}
         else:
-            self._pass_on(batch, fresh)
+            self._settling.pass_on(batch, fresh)
             if log.is_enabled_for(logging.DEBUG):
                 log.debug("callbacks.drained", batch=batch, records=_named(found))
             return set()
@@ -538,26 +475,6 @@ class Ingest:
     async def _in_spool(self, call: Callable[..., T], *arguments: Any) -> T:
         loop = asyncio.get_running_loop()
         return await _whole(loop.run_in_executor(self._thread, call, *arguments))
-
-    async def _sweep_forever(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            try:
-                while left := await self._sweep():
-                    log.warning("settlement.taken_up", batches=left)
-            except DATABASE_ERRORS as error:
-                log.warning("settlement.postponed", error=type(error).__name__)
-            except Exception:
-                log.exception("settlement.postponed")
-
-    async def _sweep(self) -> int:
-        now = datetime.now(UTC)
-        return await settlement.settle_left_behind(
-            self._pool,
-            self._accounts,
-            recorded_before=now - timedelta(seconds=LEFT_BEHIND_SECONDS),
-            now=now,
-        )
 
 
 def _named(found: Iterable[Record]) -> list[str]:
@@ -595,25 +512,3 @@ async def _whole(work: asyncio.Future[T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait({work})
         raise
-
-
-def _parts(found: list[Record]) -> list[list[Record]]:
-    """Split records, in their order, where their bodies come to `SETTLE_BYTES`; at least one part."""
-    parts: list[list[Record]] = [[]]
-    size = 0
-    for record in found:
-        if size >= SETTLE_BYTES:
-            parts.append([])
-            size = 0
-        parts[-1].append(record)
-        size += len(record.body) + len(record.query)
-    return parts
-
-
-async def _settle(
-    pool: Any, accounts: Mapping[str, AccountSettings], found: list[Record], batches: list[int]
-) -> None:
-    settled = await settlement.settle(pool, accounts, found, batches=batches, now=datetime.now(UTC))
-    for what in settled.__struct_fields__:
-        if count := getattr(settled, what):
-            metrics.SETTLED.labels(what).inc(count)

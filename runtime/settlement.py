@@ -138,14 +138,17 @@ async def settle(
     batches: Sequence[int],
     now: datetime,
     parsed: Mapping[bytes, Parsed] | None = None,
+    understood: Understood | None = None,
 ) -> Settled:
     """Parse `found`, add their events to the sets, fold, and mark `batches` settled.
 
-    `parsed` has what some of them, by their digests, were parsed into already. Idempotent; what is not
+    `parsed` has what some of them, by their digests, were parsed into already; `understood` is what
+    `understand` made of just these, where somebody had it do so before. Idempotent; what is not
     understood is quarantined and never stops the rest. Raises only when the database cannot be reached or
     refuses: then the batches stay unsettled and are taken up again.
     """
-    understood = understand(accounts, found, parsed=parsed)
+    if understood is None:
+        understood = understand(accounts, found, parsed=parsed)
     # Taken before: what is settled leaves it.
     reported = {id for _, id, _ in understood.reports} if log.is_enabled_for(logging.DEBUG) else ()
     try:
@@ -289,13 +292,14 @@ def understand(
     *,
     judgements: bool = False,
     parsed: Mapping[bytes, Parsed] | None = None,
+    into: Understood | None = None,
 ) -> Understood:
     """Parse records with today's parsers; pure but for what it logs of a parser's bug.
 
-    Those in `parsed`, by their digests, were parsed already. With `judgements` say too what the same
-    reports are known by if other settings judged them.
+    Those in `parsed`, by their digests, were parsed already. What they say is added to `into`, if given.
+    With `judgements` say too what the same reports are known by if other settings judged them.
     """
-    understood = Understood()
+    understood = Understood() if into is None else into
     known = parsed or {}
     for record in found:
         try:
@@ -541,7 +545,7 @@ async def _settle(
 async def _settle_plain(
     connection: Any, understood: Understood, batches: Sequence[int], now: datetime
 ) -> bool:
-    """Settle what most pushes are in one transaction, and take it out of `understood`.
+    """Settle what most pushes are by one statement, and take it out of `understood`.
 
     Of a message that is known and locked, and that nobody has reported before, the state is what its
     first final report says: nothing has to be committed before, or read again. Returns whether that
@@ -550,28 +554,20 @@ async def _settle_plain(
     plain = _plain(understood.reports)
     if not plain:
         return False
+    whole = len(plain) == len(understood.reports) and not understood.others
     try:
-        async with connection.transaction():
-            unknown = await connection.fetch(
-                QUERIES["lock_plain"], [key[0] for key in plain], [key[1] for key in plain]
-            )
-            for row in unknown:
-                del plain[row["shard"], row["id"]]
-            if not plain:
-                return False
-            left = await connection.fetch(QUERIES["settle_plain"], *_apart(plain.values()))
-            for row in left:
-                del plain[row["shard"], row["message_id"]]
-            done = len(plain) == len(understood.reports) and not understood.others
-            if done and batches:
-                await connection.execute(QUERIES["batches_settled"], list(batches), now)
+        left = await connection.fetch(
+            QUERIES["settle_plain"], *_apart(plain.values()), batches if whole else (), now
+        )
     except (*UNSTORABLE, asyncpg.DeadlockDetectedError):
         # Somebody settles the same at this moment, or one report cannot be stored: the other way can tell.
         return False
+    for row in left:
+        del plain[row["shard"], row["message_id"]]
     for shard, message, fingerprint, *_ in plain.values():
         del understood.reports[shard, message, fingerprint]
     understood.settled += len(plain)
-    return done
+    return whole and not left
 
 
 def _plain(

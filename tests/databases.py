@@ -48,12 +48,6 @@ NOT_ON_CITUS = {
     "rows of several shards are locked by writing them": (
         "tests/runtime/test_settlement.py::test_settling_again_says_that_nothing_changed",
     ),
-    "a report goes no short way there": (
-        "tests/runtime/test_settlement.py::"
-        "test_batch_taken_up_while_its_own_recorder_still_settles_it_stops_neither[settle_plain",
-        "tests/runtime/test_settlement.py::"
-        "test_word_that_comes_while_a_plain_report_is_settled_counts_like_any_other",
-    ),
     "what was left behind is taken up after two minutes there": (
         "tests/receiver/test_ingest.py::test_settlement_that_fails_is_taken_up_again",
         "tests/receiver/test_ingest.py::"

@@ -284,12 +284,31 @@ SELECT
 FROM locked AS l
 ORDER BY l.shard, l.id;
 
--- name: lock_plain
+-- name: settle_plain
 -- Returns all keys, so that every report goes by lock_messages: a lock in several shards is no short way here.
 SELECT
     u.shard,
-    u.id
-FROM unnest($1::integer[], $2::uuid[]) AS u (shard, id);
+    u.id AS message_id
+FROM
+    unnest($1::integer[], $2::uuid[]) AS u (shard, id),
+    (
+        SELECT
+            $3::bytea[],
+            $4::text[],
+            $5::text[],
+            $6::text[],
+            $7::timestamptz[],
+            $8::timestamptz[],
+            $9::bytea[],
+            $10::integer[],
+            $11::text[],
+            $12::text[],
+            $13::text[],
+            $14::text[],
+            $15::float8[],
+            $16::bigint[],
+            $17::timestamptz
+    ) AS unused;
 
 -- name: joinable_orphans_of
 -- Finds which of the given, newly known messages have reports already.

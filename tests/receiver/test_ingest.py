@@ -16,7 +16,7 @@ from by_hand import report
 from receivers import SETTINGS
 
 from gateways.gateway import Callback
-from receiver import ingest
+from receiver import ingest, settling
 from receiver.ingest import Full, Ingest
 from receiver.spool import Level, Segment, Spool, SpoolFull
 from runtime import metrics, records, settlement
@@ -392,8 +392,8 @@ async def test_group_that_fails_for_whatever_reason_is_spooled_and_leaves_the_wr
 async def test_settlement_that_fails_is_taken_up_again(
     pool: Any, taking: Taking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "SWEEP_SECONDS", 0.05)
-    monkeypatch.setattr(ingest, "LEFT_BEHIND_SECONDS", 0.05)
+    monkeypatch.setattr(settling, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(settling, "LEFT_BEHIND_SECONDS", 0.05)
     settle = settlement.settle
     failures = [ValueError("a"), OSError("b"), ValueError("c"), ValueError("d")]
 
@@ -418,7 +418,7 @@ async def test_settlement_that_fails_is_taken_up_again(
 async def test_a_batch_that_is_settled_in_parts_is_settled_when_its_last_part_is(
     pool: Any, taking: Taking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "SETTLE_BYTES", 1)
+    monkeypatch.setattr(settling, "SETTLE_BYTES", 1)
     settle = settlement.settle
     parts: list[tuple[int, bool]] = []
 
@@ -436,12 +436,76 @@ async def test_a_batch_that_is_settled_in_parts_is_settled_when_its_last_part_is
     assert await count(pool, "batches WHERE settled_at IS NULL") == 0
 
 
+async def test_enough_records_are_settled_at_once_and_fewer_wait_for_more(
+    pool: Any, taking: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "GATHER_SECONDS", 3600.0)
+    async with taking(pool) as taken:
+        many = pushes(settling.ENOUGH_RECORDS)
+        await asyncio.gather(*(taken.store(record) for record in many))
+
+        async def settled() -> bool:
+            return await count(pool, "batches WHERE settled_at IS NULL") == 0
+
+        await until(settled)
+        assert await taken.store(push(report("another"))) is True
+        assert not await settled()
+    assert await settled()
+    assert await count(pool, "reports") == len(many) + 1
+
+
+async def test_records_are_parsed_while_they_are_committed_and_not_again(
+    pool: Any, taking: Taking, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    understand = settlement.understand
+    parsed: list[Record] = []
+
+    def watched(accounts: Any, found: Any, **more: Any) -> Any:
+        parsed.extend(found)
+        return understand(accounts, found, **more)
+
+    monkeypatch.setattr(settlement, "understand", watched)
+    async with taking(pool) as taken:
+        async with Lock(pool, connection) as lock:
+            first = asyncio.create_task(taken.store(push(report("first"))))
+            await lock.met()
+            rest = [asyncio.create_task(taken.store(record)) for record in pushes(100)]
+
+            async def one_is_parsed() -> bool:
+                return len(parsed) == 1
+
+            await until(one_is_parsed)
+        assert await asyncio.gather(first, *rest) == [True] * 101
+    assert len(parsed) == 101
+    assert await count(pool, "reports") == 101
+    assert await count(pool, "batches WHERE settled_at IS NULL") == 0
+
+
+async def test_of_a_group_only_what_is_new_is_settled(
+    pool: Any, taking: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = settlement.settle
+    settled: list[set[bytes]] = []
+
+    async def watched(pool: Any, accounts: Any, found: Any, **more: Any) -> Any:
+        settled.append({record.digest for record in found})
+        return await settle(pool, accounts, found, **more)
+
+    monkeypatch.setattr(settlement, "settle", watched)
+    for records_ in (pushes(3), pushes(5)):
+        async with taking(pool) as taken:
+            await asyncio.gather(*(taken.store(record) for record in records_))
+    known = {record.digest for record in pushes(3)}
+    assert settled == [known, {record.digest for record in pushes(5)} - known]
+    assert await count(pool, "reports") == 5
+
+
 async def test_what_settling_cannot_hold_in_memory_it_reads_again_from_the_database(
     pool: Any, taking: Taking, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "SWEEP_SECONDS", 0.05)
-    monkeypatch.setattr(ingest, "LEFT_BEHIND_SECONDS", 0.05)
-    monkeypatch.setattr(ingest, "SETTLE_BACKLOG_BYTES", 5_000)
+    monkeypatch.setattr(settling, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(settling, "LEFT_BEHIND_SECONDS", 0.05)
+    monkeypatch.setattr(settling, "SETTLE_BACKLOG_BYTES", 5_000)
     async with taking(pool) as taken:
         async with Lock(pool, connection, "reports") as lock:
             for record in pushes(30):
@@ -475,7 +539,7 @@ async def test_many_batches_left_behind_are_all_taken_up_in_one_sweep(
                 left = await count(pool, "batches WHERE settled_at IS NULL")
         await sleep(seconds)
 
-    monkeypatch.setattr(ingest, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(settling, "SWEEP_SECONDS", 0.05)
     monkeypatch.setattr(ingest.asyncio, "sleep", watched)
     # And with the one connection that writers and settler need as well.
     async with database.pool(size=1) as small, taking(small), asyncio.timeout(15):

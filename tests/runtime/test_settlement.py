@@ -474,13 +474,32 @@ class Interposed:
         return await self._do("fetchval", query, *values)
 
 
-async def blocked(connection: Any, *, or_done: asyncio.Task[Any] | None = None) -> None:
-    """Wait until a session of this database waits for a lock, or a task is done."""
+async def blocked(
+    connection: Any, *, or_done: asyncio.Task[Any] | None = None, sessions: int = 1
+) -> None:
+    """Wait until so many sessions of this database wait for a lock, or a task is done."""
     async with asyncio.timeout(20):
-        while not (or_done is not None and or_done.done()) and not await connection.fetchval(
-            databases.WAITING, None
+        while (
+            not (or_done is not None and or_done.done())
+            and await connection.fetchval(databases.WAITING, None) < sessions
         ):
             await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def held(connection: Any, id: str, *, changed: str | None = None) -> AsyncIterator[None]:
+    """Hold a message of `think` that others may want to lock, and perhaps change it in the end."""
+    async with connection.transaction():
+        row = (shard_of("think", id), id)
+        await connection.execute(
+            "SELECT FROM messages WHERE shard = $1 AND vendor_message_id = $2 FOR UPDATE", *row
+        )
+        yield
+        if changed is not None:
+            await connection.execute(
+                "UPDATE messages SET reference = $3 WHERE shard = $1 AND vendor_message_id = $2",
+                *(*row, changed),
+            )
 
 
 async def test_fold_that_began_before_its_message_was_known_never_undoes_a_later_fold(
@@ -529,18 +548,12 @@ async def stored(pool: Any, bodies: Sequence[bytes]) -> tuple[int, list[Record]]
         )
 
 
-@pytest.mark.parametrize(
-    ("statement", "words"),
-    [
-        ("settle_plain", [Word(0, "1", 1)]),
-        ("settle_messages", [Word(0, "1", 1), Word(0, "0", 1)]),
-    ],
-)
 async def test_batch_taken_up_while_its_own_recorder_still_settles_it_stops_neither(
-    database: Any, statement: str, words: list[Word]
+    database: Any,
 ) -> None:
     async with database.pool(size=6) as pool, pool.acquire() as watching:
         await register(pool, "a-0")
+        words = [Word(0, "1", 1), Word(0, "0", 1)]
         batch, found = await stored(pool, [word.push("a") for word in words])
         taken_up: list[asyncio.Task[int]] = []
 
@@ -552,7 +565,7 @@ async def test_batch_taken_up_while_its_own_recorder_still_settles_it_stops_neit
                 taken_up.append(asyncio.create_task(task))
                 await blocked(watching)
 
-        slow = Interposed(pool, statement, another_takes_it_up)
+        slow = Interposed(pool, "settle_messages", another_takes_it_up)
         async with asyncio.timeout(10):
             await settlement.settle(slow, ACCOUNTS, found, batches=[batch], now=NOW)
             assert await taken_up[0] == 1
@@ -562,7 +575,30 @@ async def test_batch_taken_up_while_its_own_recorder_still_settles_it_stops_neit
         assert found_state["status"] == "delivered"
 
 
-@pytest.mark.parametrize("statement", ["lock_plain", "settle_plain"])
+async def test_batch_of_plain_reports_may_be_settled_by_two_at_once(database: Any) -> None:
+    async with database.pool(size=6) as pool, pool.acquire() as holder, asyncio.timeout(20):
+        for number in range(3):
+            await register(pool, f"a-{number}")
+        pushes = [Word(number, "1", 1).push("a") for number in range(3)]
+        batch, found = await stored(pool, pushes)
+        async with pool.acquire() as watching, held(holder, "a-1"):
+            both = [
+                asyncio.create_task(
+                    settlement.settle(pool, ACCOUNTS, found, batches=[batch], now=NOW)
+                )
+                for _ in range(2)
+            ]
+            await blocked(watching, sessions=2)
+        settled = await asyncio.gather(*both)
+        assert sum(one.messages for one in settled) == 3
+        assert await pool.fetchval("SELECT settled_at FROM batches") is not None
+        rows = await pool.fetch("SELECT status FROM messages")
+        assert [row["status"] for row in rows] == ["delivered"] * 3
+        assert await pool.fetchval("SELECT count(*) FROM reports") == 3
+        assert await pool.fetchval("SELECT count(*) FROM awaiting") == 0
+
+
+@pytest.mark.parametrize("first", ["plain", "other"])
 @pytest.mark.parametrize(
     ("received", "folded", "suspects"),
     [(NOW, ("failed", True), []), (SENT, ("delivered", False), ["waiting"])],
@@ -570,32 +606,52 @@ async def test_batch_taken_up_while_its_own_recorder_still_settles_it_stops_neit
 )
 async def test_word_that_comes_while_a_plain_report_is_settled_counts_like_any_other(
     database: Any,
-    statement: str,
+    first: str,
     received: datetime,
     folded: tuple[str, bool],
     suspects: list[str],
 ) -> None:
-    async with database.pool(size=6) as pool, pool.acquire() as watching:
+    async with database.pool(size=6) as pool, pool.acquire() as holder, asyncio.timeout(20):
         await register(pool, "a-0", sent_at=SENT - timedelta(days=1))
-        plain = record(Word(0, "1", 5).push("a"))
-        other = record(Word(0, "-1", 3).push("a"), at=received - timedelta(days=1))
-        came: list[asyncio.Task[Any]] = []
-
-        async def another_comes() -> None:
-            if not came:
-                coming = settlement.settle(pool, ACCOUNTS, [other], batches=(), now=NOW)
-                came.append(asyncio.create_task(coming))
-                await blocked(watching)
-
-        slow = Interposed(pool, statement, another_comes)
-        async with asyncio.timeout(10):
-            await settlement.settle(slow, ACCOUNTS, [plain], batches=(), now=NOW)
-            await came[0]
+        coming = {
+            "plain": record(Word(0, "1", 5).push("a")),
+            "other": record(Word(0, "-1", 3).push("a"), at=received - timedelta(days=1)),
+        }
+        settling: list[asyncio.Task[Any]] = []
+        async with pool.acquire() as watching, held(holder, "a-0"):
+            for name in sorted(coming, key=lambda name: name != first):
+                settled = settlement.settle(pool, ACCOUNTS, [coming[name]], batches=(), now=NOW)
+                settling.append(asyncio.create_task(settled))
+                await blocked(watching, sessions=len(settling))
+        await asyncio.gather(*settling)
         found = await state(pool, "a-0")
         assert found is not None
         assert (found["status"], found["contradicted"]) == folded
-        kept = await watching.fetch("SELECT state FROM suspects")
+        kept = await pool.fetch("SELECT state FROM suspects")
         assert [row["state"] for row in kept] == suspects
+
+
+async def test_message_that_is_changed_while_its_plain_report_waits_for_it_is_settled(
+    database: Any,
+) -> None:
+    # Where its row lies was looked up before it was changed, and it lies elsewhere since.
+    async with database.pool(size=6) as pool, pool.acquire() as holder, asyncio.timeout(20):
+        for number in range(3):
+            await register(pool, f"a-{number}")
+        pushes = [record(Word(number, "1", 1).push("a")) for number in range(3)]
+        async with pool.acquire() as watching, held(holder, "a-1", changed="an order"):
+            settling = asyncio.create_task(
+                settlement.settle(pool, ACCOUNTS, pushes, batches=(), now=NOW)
+            )
+            await blocked(watching)
+        assert (await settling).messages == 3
+        rows = await pool.fetch("SELECT status, reference FROM messages ORDER BY vendor_message_id")
+        assert [tuple(row) for row in rows] == [
+            ("delivered", None),
+            ("delivered", "an order"),
+            ("delivered", None),
+        ]
+        assert await pool.fetchval("SELECT count(*) FROM awaiting") == 0
 
 
 async def test_plain_report_after_a_suspect_one_has_it_judged_again(pool: Any) -> None:
