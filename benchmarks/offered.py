@@ -92,10 +92,20 @@ def _memory(held: dict[str, list[float]], peaks: dict[str, float], seconds: floa
                 value=peaks[name],
                 goal=f"< {most} MiB, flat",
                 met=peaks[name] < most and late < early * _FLAT,
-                notes={"MiB in the second fifth": early, "MiB in the last fifth": late},
+                notes={
+                    "MiB in the second fifth": early,
+                    "MiB in the last fifth": late,
+                    # A step is a spike that malloc keeps; a slope is a leak.
+                    "MiB in each tenth": [round(tenth, 1) for tenth in _tenths(samples)],
+                },
             )
         )
     return figures
+
+
+def _tenths(samples: list[float]) -> list[float]:
+    size = -(-len(samples) // 10)
+    return [median(samples[first : first + size]) for first in range(0, len(samples), size)]
 
 
 @asynccontextmanager

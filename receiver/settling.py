@@ -106,8 +106,9 @@ class Settling:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def expect(self, found: list[Record]) -> Reading | None:
-        """Have records parsed while they are stored; None where rows would fill the memory."""
-        if self._bytes + sum(record.size for record in found) > SETTLE_BYTES:
+        """Have records parsed while they are stored; None for a few, or where rows would fill the memory."""
+        size = sum(record.size for record in found)
+        if len(found) < READ_RECORDS or self._bytes + size > SETTLE_BYTES:
             return None
         reading = Reading(found)
         self._unread.append(reading)
@@ -172,34 +173,33 @@ class Settling:
             if self._records < ENOUGH_RECORDS:
                 self._enough.clear()
         batches = [stored.batch for stored in taken]
+        size = sum(stored.size for stored in taken)
         try:
-            if (understood := await self._understood(taken)) is not None:
-                found = [record for stored in taken for record in stored.records]
-                await self._settle(found, batches, understood)
+            found = [record for stored in taken for record in stored.records]
+            if size <= SETTLE_BYTES:
+                await self._settle(found, batches, await self._understood(taken))
             else:
-                await self._settle_in_parts(taken, batches)
+                await self._settle_in_parts(found, batches)
         except DATABASE_ERRORS as error:
             log.warning("settlement.postponed", batches=len(batches), error=type(error).__name__)
         except Exception:
             log.exception("settlement.postponed", batches=len(batches))
-        self._bytes -= sum(stored.size for stored in taken)
+        self._bytes -= size
 
-    async def _understood(self, taken: list[_Stored]) -> Understood | None:
-        """Return what all of them say, where parsing them has at least begun."""
+    async def _understood(self, taken: list[_Stored]) -> Understood:
+        """Return what all of them say, having parsed what was not read before."""
         readings = [stored.reading for stored in taken if stored.reading is not None]
-        if len(readings) < len(taken):
-            return None
-        for reading in readings:
+        unread = [record for stored in taken if stored.reading is None for record in stored.records]
+        understood = Understood()
+        for reading in (*readings, Reading(unread)):
             while not reading.done:
                 reading.go_on(self._accounts, READ_RECORDS)
                 await asyncio.sleep(0)
-        understood, *others = (reading.understood for reading in readings)
-        for other in others:
-            understood.add(other)
+            understood.add(reading.understood)
         return understood
 
-    async def _settle_in_parts(self, taken: list[_Stored], batches: list[int]) -> None:
-        *parts, last = _parts([record for stored in taken for record in stored.records])
+    async def _settle_in_parts(self, found: list[Record], batches: list[int]) -> None:
+        *parts, last = _parts(found)
         # Two at a time: one is parsed while PostgreSQL folds the other.
         for two in zip_longest(parts[::2], parts[1::2]):
             done = await asyncio.gather(
