@@ -122,7 +122,7 @@ class Short:
     message_event = _Nothing()
 
     def __init__(self, protocol: "Protocol", head: Head, keep_alive: bool) -> None:
-        self._protocol = protocol
+        self._protocol: Protocol | None = protocol
         self._head = head
         self._acknowledgement = _UNAVAILABLE
         self.keep_alive = keep_alive
@@ -132,6 +132,7 @@ class Short:
     def take(self, body: bytes) -> None:
         """Have the callback recorded; what becomes of it is told by `stored` or `refused`."""
         protocol = self._protocol
+        assert protocol is not None
         try:
             self._acknowledgement = protocol.callbacks.take(self._head, body, protocol.peer, self)
         except Full:
@@ -156,7 +157,9 @@ class Short:
         if self.response_complete:
             return
         self.response_complete = True
-        protocol = self._protocol
+        # The connection keeps its last callback: one that kept it too would make both wait for the collector.
+        protocol, self._protocol = self._protocol, None
+        assert protocol is not None
         keep_alive = self.keep_alive and not protocol.last
         headers = protocol.server_state.default_headers
         protocol.answer(protocol.answers.of(headers, start, answer, keep_alive), keep_alive)

@@ -46,5 +46,5 @@ def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     # What is loaded by now stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(50_000, 5, 5)
     Server(config).run(sockets=[bound])

@@ -7,6 +7,8 @@ second: a request costs two stores for it, and no timer.
 import asyncio
 import math
 import resource
+from collections.abc import Collection
+from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -81,12 +83,13 @@ class _Flow(FlowControl):
     answered fills the memory with requests that wait.
     """
 
-    def __init__(self, transport: asyncio.Transport, connection: "Bounded") -> None:
+    def __init__(self, transport: asyncio.Transport, pipeline: Collection[Any]) -> None:
         super().__init__(transport)
-        self._connection = connection
+        # Not the connection itself, whose memory would then wait for the collector.
+        self._pipeline = pipeline
 
     def resume_reading(self) -> None:
-        if not self._connection.pipeline and not self.write_paused:
+        if not self._pipeline and not self.write_paused:
             super().resume_reading()
 
 
@@ -110,7 +113,7 @@ class Bounded(serving.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = _Flow(transport, self)
+        self.flow = _Flow(transport, self.pipeline)
         self.due = self.loop.time() + HEAD_SECONDS
         self.watch.opened(self)
 

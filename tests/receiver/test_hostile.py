@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -27,6 +28,15 @@ HEAD, BODY = 3.0, 4.0
 QUICK = f"""
 from runtime import bounds
 bounds.HEAD_SECONDS, bounds.BODY_SECONDS, bounds.LOOK_SECONDS = {HEAD}, {BODY}, 0.1
+"""
+# Leaves what only the collector can free, and tells how many connections are kept when it is asked.
+HOARDING = """
+import gc, signal
+from receiver.protocol import Protocol
+gc.disable()
+def tell(*_):
+    print("kept:", sum(isinstance(one, Protocol) for one in gc.get_objects()), flush=True)
+signal.signal(signal.SIGUSR1, tell)
 """
 FEW = f"{QUICK}\nbounds.CONNECTIONS = 20\n"
 
@@ -78,6 +88,25 @@ async def still_well(receiver: Receiver, rows: Any, id: str = "well") -> None:
 
 INNER = request(PATH, report("smuggled"))
 POST = f"POST {PATH} HTTP/1.1\r\nhost: receiver\r\n".encode()
+
+
+async def test_connections_that_end_leave_nothing_to_the_collector(
+    shared: Database, start: Callable[..., Receiver]
+) -> None:
+    # Most vendors open one for each callback; what each left would be freed some ten thousand later.
+    hoarding = start(shared, first=HOARDING)
+    pushes = [report(f"gone-{number}") for number in range(40)]
+    for body in pushes:
+        assert (await ask(hoarding.port, PATH, body)).status == 200
+    for body in pushes:  # and those that end before their answer
+        async with Connection(hoarding.port) as connection:
+            await connection.send(request(PATH, body))
+    told: list[str] = []
+    async with asyncio.timeout(20):
+        while not told or int(told[-1]) > 2:
+            hoarding.process.send_signal(signal.SIGUSR1)
+            await asyncio.sleep(0.05)
+            told = re.findall(r"kept: (\d+)\n", hoarding.log.read_text())
 
 
 @pytest.mark.parametrize(
