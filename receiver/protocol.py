@@ -154,12 +154,11 @@ class Short:
         self._answer(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\n", _UNAVAILABLE)
 
     def _answer(self, start: bytes, answer: Acknowledgement) -> None:
-        if self.response_complete:
-            return
-        self.response_complete = True
         # The connection keeps its last callback: one that kept it too would make both wait for the collector.
         protocol, self._protocol = self._protocol, None
-        assert protocol is not None
+        if protocol is None:
+            return
+        self.response_complete = True
         keep_alive = self.keep_alive and not protocol.last
         headers = protocol.server_state.default_headers
         protocol.answer(protocol.answers.of(headers, start, answer, keep_alive), keep_alive)
