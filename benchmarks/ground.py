@@ -9,7 +9,6 @@ import logging
 import multiprocessing
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from runtime.database import Database
 from runtime.embedded import Embedded
 from runtime.queries import Queries
 from runtime.settings import Settings
+from runtime.sockets import free_ports
 
 SQL = Queries(Path(__file__).resolve().parent / "sql")
 PERIOD = "2026-01"
@@ -179,9 +179,7 @@ def _service(ground: Ground, name: str) -> Iterator[Service]:
 def plain_receiver(ground: Ground) -> Iterator[Service]:
     """Run the receiver of `benchmarks/plain.py` on the ground's database, with a worker a core."""
     log = ground.folder / "plain.log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    (port,) = free_ports(1)
     dsn = ground.database.dsn.reveal()
     env = {
         **os.environ,

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from runtime.sockets import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -38,13 +39,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        for bound in (first, second):
-            bound.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]
-
-
 class Reader:
     """Somebody who types what the pages say, in a folder of their own.
 
@@ -54,7 +48,7 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._ports = _free_ports()
+        self._ports = free_ports(2)
         self._count = 0
         self._tools()
         self._vendor = self._pretend_vendor()

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from gateways.gateway import Secret
 from runtime.database import Database
 from runtime.embedded import Embedded
 from runtime.queries import Queries
+from runtime.sockets import free_ports
 from torture.disks import Disk
 from torture.proxy import Proxy
 
@@ -134,7 +134,7 @@ class Stage:
             },
         )
         self._keeper: asyncio.Task[None] | None = None
-        self.receiver_port, self.reconciler_port = _free_ports(2)
+        self.receiver_port, self.reconciler_port = free_ports(2)
         self._file = folder / "huizhi.toml"
         self._clock = folder / "clock"
         self.http = httpx.AsyncClient(timeout=10, trust_env=False)
@@ -321,14 +321,3 @@ def _is(pid: int, words: bytes) -> bool:
     with contextlib.suppress(OSError):
         return words in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False
-
-
-def _free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
-    finally:
-        for one in held:
-            one.close()

@@ -49,6 +49,7 @@ from runtime.database import connected
 from runtime.identity import PROVISIONAL
 from runtime.queries import QUERIES
 from runtime.settings import Settings, load
+from runtime.sockets import free_ports
 
 ZONE = ZoneInfo("Asia/Shanghai")
 RECOVERY_SECONDS = 90.0
@@ -187,7 +188,7 @@ class _Demo:
                 raise Problem(f"{self._folder} is not a demo's folder; name another with --folder")
             shutil.rmtree(self._folder)
         marker.parent.mkdir(parents=True)
-        receiver, reconciler, vendors = _free_ports(3)
+        receiver, reconciler, vendors = free_ports(3)
         self._values |= {
             "receiver": receiver,
             "reconciler": reconciler,
@@ -735,14 +736,6 @@ def _next_month(month: datetime) -> datetime:
 def _listed(counts: dict[str, Any]) -> str:
     released = counts["released"]
     return ", ".join(f"{count} {kind}" for kind, count in released.items() if count)
-
-
-def _free_ports(count: int) -> list[int]:
-    import socket
-
-    with contextlib.ExitStack() as stack:
-        bound = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in bound]
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

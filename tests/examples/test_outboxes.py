@@ -20,6 +20,7 @@ from serving import TOKEN, Api
 
 from huizhi.client import Huizhi
 from runtime.database import Database
+from runtime.sockets import free_ports
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -57,9 +58,7 @@ class Example:
     def start(self) -> subprocess.Popen[bytes]:
         """Begin to drain."""
         if self.name == "fastapi":
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self._port = free.getsockname()[1]
+            (self._port,) = free_ports(1)
             started = self._popen("-m", "uvicorn", "app:app", "--port", str(self._port))
             until(self._listening)
             return started

@@ -237,6 +237,7 @@ def test_a_callback_token_that_can_be_guessed_is_pointed_out(tmp_path: Path) -> 
     told = huizhi(tmp_path, "check-config")
     assert told.returncode == 0
     notes = [line.strip() for line in told.stdout.splitlines() if "note" in line]
-    assert notes == [
-        "note        short has a callback token of less than 16 characters: it can be guessed"
-    ]
+    said = "short has a callback token of less than 16 characters: it can be guessed"
+    assert notes == [f"note        {said}"]
+    told = huizhi(tmp_path, "check-config", "--output", "json")
+    assert msgspec.json.decode(told.stdout)["notes"] == [said]

@@ -25,15 +25,18 @@ class Answer:
 
 
 class Connection:
-    """One connection that is kept alive; a context manager."""
+    """One connection that is kept alive; a context manager. It may come from an address of its own."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, source: str | None = None) -> None:
         self._port = port
+        self._source = (source, 0) if source else None
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
 
     async def __aenter__(self) -> "Connection":
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self.reader, self.writer = await asyncio.open_connection(
+            "127.0.0.1", self._port, local_addr=self._source
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -70,6 +73,12 @@ def request(path: str | bytes, body: bytes = b"", *, method: str = "POST", **hea
     fields |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = [f"{name}: {value}".encode() for name, value in fields.items() if value]
     return b"\r\n".join([method.encode() + b" " + target + b" HTTP/1.1", *lines, b"", body])
+
+
+def chunked(path: str, body: bytes, **headers: str) -> bytes:
+    """Spell a request whose body comes as one chunk."""
+    head = request(path, content_length="", transfer_encoding="chunked", **headers)
+    return head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
 async def ask(port: int, path: str | bytes, body: bytes = b"", **more: Any) -> Answer:

@@ -8,9 +8,10 @@ from typing import Any
 
 import databases
 import pytest
-from receivers import SETTINGS, Receiver, free_port
+from receivers import SETTINGS, Receiver
 
 from runtime.database import Database
+from runtime.sockets import free_ports
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Re
         place.mkdir(exist_ok=True)
         file = place / f"huizhi-{uuid.uuid4().hex[:8]}.toml"
         file.write_text(SETTINGS.format(receiver=more))
-        receiver = Receiver(file, database.dsn.reveal(), port or free_port(), first)
+        receiver = Receiver(file, database.dsn.reveal(), port or free_ports(1)[0], first)
         started.append(receiver)
         if wait:
             receiver.up()

@@ -87,11 +87,3 @@ class Receiver:
         """Ask it to end, as an operator would; return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(90)  # what it is given where it is deployed
-
-
-def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port

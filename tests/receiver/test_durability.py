@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from by_hand import ask, report
 from load import THINK, Load, all_settled, drained, missing, until, waiting_for_a_lock
-from receivers import SETTINGS, Receiver, free_port
+from receivers import SETTINGS, Receiver
 
 from reconciler import ledger
 from runtime import settings as reading
 from runtime.database import Database
+from runtime.sockets import free_ports
 
 pytestmark = pytest.mark.anyio
 
@@ -103,7 +104,7 @@ async def has_recorded(rows: Any, pid: int) -> bool:
 async def test_killed_under_load_over_and_over_nothing_acknowledged_is_missing(
     shared: Database, start: Callable[..., Receiver], rows: Any, tmp_path: Path
 ) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     pair = [start(shared, port=port)]
     pair.append(start(shared, port=port, wait=False))
     other = start(shared)
@@ -162,7 +163,7 @@ async def registered(database: Database, folder: Path, ids: list[str]) -> None:
 async def test_two_processes_that_share_a_port_both_serve(
     shared: Database, start: Callable[..., Receiver], rows: Any
 ) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     first = start(shared, port=port)
     second = start(shared, port=port, wait=False)
 

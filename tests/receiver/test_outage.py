@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from by_hand import Connection, ask, report, request
+from by_hand import Connection, ask, chunked, report, request
 from load import THINK, Load, all_settled, drained, missing, ready, until
-from receivers import Receiver, free_port
+from receivers import Receiver
 
 from gateways.gateway import Secret
 from runtime.database import Database
 from runtime.embedded import Embedded
 from runtime.migrate import migrate
+from runtime.sockets import free_ports
 
 pytestmark = pytest.mark.anyio
 
@@ -168,7 +169,7 @@ async def test_killed_while_spooling_and_started_without_a_database(
     server: Embedded, database: Database, start: Callable[..., Receiver]
 ) -> None:
     server.stop()
-    port = free_port()
+    (port,) = free_ports(1)
     receiver = start(database, port=port)
     async with Load(port) as load:
         for number in range(6):
@@ -297,10 +298,7 @@ async def test_the_short_and_the_long_way_share_the_spool(
     body = report("chunked")
     async with Connection(receiver.port) as connection:
         short = await connection.ask(request(THINK, report("plain")))
-        chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-        long = await connection.ask(
-            request(THINK, content_length="", transfer_encoding="chunked") + chunks
-        )
+        long = await connection.ask(chunked(THINK, body))
         assert (short.status, short.body) == (long.status, long.body) == (200, b'{"code":0}')
         query = "mobile=13800138000&taskid=77&status=10&receivetime=2026-10-05+09:30:00"
         got = await connection.ask(request(f"{SMS}?{query}", method="GET"))

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from by_hand import Answer, Connection, report, request
-from receivers import Receiver, free_port
+from receivers import Receiver
 
 from runtime.database import Database
 from runtime.serving import LINGER_SECONDS
+from runtime.sockets import free_ports
 
 pytestmark = pytest.mark.anyio
 
@@ -91,7 +92,7 @@ async def _refuses(receiver: Receiver) -> None:
 async def test_each_of_two_is_restarted_under_load_and_every_request_is_answered(
     shared: Database, start: Callable[..., Receiver], rows: Any
 ) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     running = [start(shared, port=port), start(shared, port=port)]
     async with Load(port) as load:
         for receiver in running:

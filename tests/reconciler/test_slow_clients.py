@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from runtime.database import Database
+from runtime.sockets import free_ports
 
 pytestmark = pytest.mark.anyio
 
@@ -94,9 +94,7 @@ def statuses(heard: bytes) -> list[int]:
 async def service(database: Database, tmp_path: Path) -> AsyncIterator[Service]:
     file = tmp_path / "huizhi.toml"
     file.write_text(SETTINGS)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", WORKER, str(file), database.dsn.reveal(), str(port)],

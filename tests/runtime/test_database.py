@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import pickle
-import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from gateways.gateway import Secret
 from runtime import DatabaseUnavailable, DatabaseUnusable, database
 from runtime.database import DATABASE_ERRORS, Database
 from runtime.settings import Settings, parse
+from runtime.sockets import free_ports
 
 pytestmark = pytest.mark.anyio
 
@@ -85,13 +85,6 @@ async def test_our_mistakes_are_not_taken_for_an_absent_database(pool: Any) -> N
         assert not isinstance(caught.value, DATABASE_ERRORS)
 
 
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
-
-
 @pytest.mark.parametrize(
     ("dsn", "kind", "line"),
     [
@@ -140,7 +133,7 @@ async def test_unknown_database_and_user_are_refused_at_once(database: Database)
 
 async def test_waits_for_a_database_that_comes_up(tmp_path: Path, database: Database) -> None:
     # A server that first hangs up and then, on the same port, is the database's.
-    port = free_port()
+    (port,) = free_ports(1)
     away = at(f"postgresql://huizhi@127.0.0.1:{port}/huizhi")
     waiting = asyncio.create_task(away.ready(patience_seconds=60))
     refused = asyncio.Event()
