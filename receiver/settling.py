@@ -16,11 +16,11 @@ from typing import Any
 
 import structlog
 
-from runtime import metrics, settlement
+from runtime import metrics, settlement, understanding
 from runtime.database import DATABASE_ERRORS
 from runtime.records import Record
 from runtime.settings import AccountSettings
-from runtime.settlement import Understood
+from runtime.understanding import Understood
 
 log = structlog.get_logger()
 
@@ -56,7 +56,7 @@ class Reading:
         """Parse up to `count` more of them."""
         some = self.records[self._next : self._next + count]
         self._next += len(some)
-        settlement.understand(accounts, some, into=self.understood)
+        understanding.understand(accounts, some, into=self.understood)
 
 
 class _Stored:

@@ -23,11 +23,11 @@ import gateways
 from reconciler.match import EXACT, money
 from reconciler.reading.fields import rfc3339
 from reconciler.reading.paging import Page, cursor_of, key_of, page_of
-from runtime import records, settlement
+from runtime import records, settlement, understanding
 from runtime.queries import QUERIES
 from runtime.records import Record
 from runtime.settings import AccountSettings, Tariff
-from runtime.settlement import Understood
+from runtime.understanding import Understood
 
 PAGE = 200
 BATCH = 100
@@ -271,7 +271,7 @@ class Replay:
             done.quarantined += reason is not None
             if reason is not None and now is None:
                 done.understood += 1
-                alone = settlement.understand(self._accounts, [record])
+                alone = understanding.understand(self._accounts, [record])
                 done.events += len(alone.reports) + len(alone.inbound)
                 done.events += len(alone.reviews) + len(alone.balances)
             done.refused += reason is None and now is not None
@@ -280,7 +280,7 @@ class Replay:
         await self._connection.execute(QUERIES["replay_change"], list(changed))
 
     def _understand(self, found: Sequence[Record]) -> Understood:
-        return settlement.understand(self._accounts, found, judgements=True)
+        return understanding.understand(self._accounts, found, judgements=True)
 
     async def _note(self, found: Sequence[Record], understood: Understood) -> set[bytes]:
         """Note what records are understood as; return those that bring something new."""

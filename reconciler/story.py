@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from reconciler.reading.fields import rfc3339
-from runtime import records, settlement
+from runtime import records, understanding
 from runtime.queries import QUERIES
 from runtime.settings import AccountSettings
 
@@ -42,7 +42,7 @@ async def tell(
     reports: list[dict[str, Any]] | None = None
     if row["purged_at"] is None:
         (record,) = records.of_rows([row])
-        understood = settlement.understand(accounts, [record])
+        understood = understanding.understand(accounts, [record])
         events = {
             what: len(found)
             for what in ("reports", "inbound", "reviews", "balances")

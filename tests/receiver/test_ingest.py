@@ -19,7 +19,7 @@ from gateways.gateway import Callback
 from receiver import ingest, settling
 from receiver.ingest import Full, Ingest
 from receiver.spool import Level, Segment, Spool, SpoolFull
-from runtime import metrics, records, settlement
+from runtime import metrics, records, settlement, understanding
 from runtime.records import Record
 from runtime.settings import parse
 
@@ -457,14 +457,14 @@ async def test_enough_records_are_settled_at_once_and_fewer_wait_for_more(
 async def test_records_are_parsed_while_they_are_committed_and_not_again(
     pool: Any, taking: Taking, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    understand = settlement.understand
+    understand = understanding.understand
     parsed: list[Record] = []
 
     def watched(accounts: Any, found: Any, **more: Any) -> Any:
         parsed.extend(found)
         return understand(accounts, found, **more)
 
-    monkeypatch.setattr(settlement, "understand", watched)
+    monkeypatch.setattr(understanding, "understand", watched)
     monkeypatch.setattr(ingest, "COMMIT_SECONDS", 60.0)
     async with taking(pool) as taken:
         async with Lock(pool, connection) as lock:
