@@ -37,13 +37,18 @@ _NOT_KEPT = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
-    """What came before the body of a callback that may be recorded without another question."""
+    """What came before the body of a callback that may be recorded without another question.
+
+    `peer` sent it, through proxies of ours or not; `foreign`: from outside the account's `known_networks`.
+    """
 
     account: AccountSettings
     method: str
     query: bytes
     headers: Mapping[str, str]
     length: int
+    peer: str
+    foreign: bool
 
 
 class Callbacks:
@@ -69,13 +74,13 @@ class Callbacks:
         """Answer one request; see interface section 3 for what gets which answer."""
         account = self._admit(scope["method"], scope["raw_path"])
         headers = _merged(scope["headers"])
-        peer = self._peer(scope, headers)
+        peer = self._peer(_peer_of(scope), headers)
         if account is None:
             await self._turn_away(peer, send)
             return
         name = account.account.name
         scope[ACCOUNT] = name
-        if account.callback_networks and not _within(peer, account.callback_networks):
+        if _outside(peer, account.callback_networks):
             metrics.CALLBACKS.labels(name, "foreign").inc()
             log.warning("callback.foreign", account=name, peer=peer)
             await _answer(send, 403, b"forbidden\n")
@@ -99,7 +104,7 @@ class Callbacks:
             headers=_kept(headers),
             body=bytes(body),
         )
-        record = _record(account, callback, peer)
+        record = _record(account, callback, peer, _outside(peer, account.known_networks))
         scope[RECORD] = record.digest
         try:
             await self._ingest.store(record)
@@ -128,18 +133,17 @@ class Callbacks:
         return of_account is None or self._pace.admits(name, of_account)
 
     def head(
-        self, method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]]
+        self, method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]], peer: str
     ) -> Head | None:
         """Return the head of a callback that is to be recorded whatever its body says.
 
-        None for anything that `__call__` must look at: whom it turns away, or what depends on the
-        peer. `target` is the request's path and query.
+        None for anything that `__call__` must look at: whom it turns away, and what depends on the time.
+        `target` is the request's path and query, `peer` the connection's other end.
         """
         path, _, query = target.partition(b"?")
         account = self._admit(method, path)
         if (
             account is None
-            or account.callback_networks
             or account.callbacks_per_second is not None
             or self._pace_of_peers is not None
         ):
@@ -148,20 +152,30 @@ class Callbacks:
         length = merged.get(b"content-length", b"0")
         if (
             b"transfer-encoding" in merged
-            or (self._trusted and b"x-forwarded-for" in merged)
             or not length.isdigit()
             or int(length) > self._max_body_bytes
         ):
             return None
-        return Head(account, method, query, _kept(merged), int(length))
+        peer = self._peer(peer, merged)
+        if _outside(peer, account.callback_networks):
+            return None
+        return Head(
+            account=account,
+            method=method,
+            query=query,
+            headers=_kept(merged),
+            length=int(length),
+            peer=peer,
+            foreign=_outside(peer, account.known_networks),
+        )
 
-    def take(self, head: Head, body: bytes, peer: str, waiter: Waiter) -> Acknowledgement:
+    def take(self, head: Head, body: bytes, waiter: Waiter) -> Acknowledgement:
         """Have a callback recorded, and return what to say when `waiter` is told that it is.
 
         Raises `Full`.
         """
         callback = Callback(method=head.method, query=head.query, headers=head.headers, body=body)
-        self._ingest.put(_record(head.account, callback, peer), waiter)
+        self._ingest.put(_record(head.account, callback, head.peer, head.foreign), waiter)
         return head.account.gateway.acknowledge(callback)
 
     def _admit(self, method: str, path: bytes) -> AccountSettings | None:
@@ -181,12 +195,11 @@ class Callbacks:
         account = self._accounts.get(named) if admitted else None
         return account if account is not None and method in account.gateway.methods else None
 
-    def _peer(self, scope: Any, headers: Mapping[bytes, bytes]) -> str:
-        """Return who sent this: the nearest address that is no proxy of ours.
+    def _peer(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
+        """Return who sent what came from `peer`: the nearest address that is no proxy of ours.
 
         What stands before that in the header is the sender's own word, and is not looked at.
         """
-        peer = _peer_of(scope)
         if not self._trusted or b"x-forwarded-for" not in headers:
             return peer
         hops = headers[b"x-forwarded-for"].decode("latin-1").split(",")
@@ -209,14 +222,13 @@ class Callbacks:
                 return body
 
 
-def _record(account: AccountSettings, callback: Callback, peer: str) -> Record:
-    known = account.known_networks
+def _record(account: AccountSettings, callback: Callback, peer: str, foreign: bool) -> Record:
     return records.of_callback(
         account.account.name,
         callback,
         received_at=datetime.now(UTC),
         peer=peer,
-        foreign=bool(known) and not _within(peer, known),
+        foreign=foreign,
     )
 
 
@@ -261,6 +273,11 @@ def _within(peer: str, networks: Sequence[Network]) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return any((mapped or address) in network for network in networks)
+
+
+def _outside(peer: str, networks: Sequence[Network]) -> bool:
+    """Tell whether there are networks, and none of them has `peer`."""
+    return bool(networks) and not _within(peer, networks)
 
 
 async def _acknowledge(send: Any, acknowledgement: Acknowledgement) -> None:

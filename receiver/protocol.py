@@ -38,16 +38,16 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
 
 
 class Heads:
-    """The heads seen on all connections of this process, by their bytes; bounded.
+    """The heads seen on all connections of this process, by their peers and their bytes; bounded.
 
-    Looked up by its whole text, token and all: what is equal was admitted before.
+    Looked up by its whole text, token and all, and by whose it is: what is equal was admitted before.
     """
 
     def __init__(self) -> None:
-        self._known: dict[bytes, _Known] = {}
-        self.get: Callable[[bytes], _Known | None] = self._known.get
+        self._known: dict[tuple[str, bytes], _Known] = {}
+        self.get: Callable[[tuple[str, bytes]], _Known | None] = self._known.get
 
-    def add(self, text: bytes, known: _Known) -> None:
+    def add(self, peer: str, text: bytes, known: _Known) -> None:
         """Remember a head, unless it is long or holds a push's own words in its query.
 
         Nor if a line in it ends in a bare LF: then it may have ended before its first empty line.
@@ -60,7 +60,7 @@ class Heads:
             return
         if len(self._known) >= _KNOWN_HEADS:
             self._known.clear()
-        self._known[text] = known
+        self._known[peer, text] = known
 
 
 class Answers:
@@ -134,7 +134,7 @@ class Short:
         protocol = self._protocol
         assert protocol is not None
         try:
-            self._acknowledgement = protocol.callbacks.take(self._head, body, protocol.peer, self)
+            self._acknowledgement = protocol.callbacks.take(self._head, body, self)
         except Full:
             self.refused()
 
@@ -188,7 +188,7 @@ class Protocol(Bounded):
         if self.between and self.idle():
             end = data.find(_END_OF_HEAD)
             self._text = text = data[:end] if end > 0 else None
-            known = self.heads.get(text) if text is not None else None
+            known = self.heads.get((self.peer, text)) if text is not None else None
             if known is not None and len(data) == end + 4 + known.head.length:
                 short = self.short(self, known.head, known.keep_alive)
                 self.cycle = short  # type: ignore[assignment]
@@ -209,7 +209,7 @@ class Protocol(Bounded):
         if self.idle() and (head := self._plain()) is not None:
             known = _Known(head, self.parser.should_keep_alive())
             if text is not None:
-                self.heads.add(text, known)
+                self.heads.add(self.peer, text, known)
             self._taking = self.short(self, head, known.keep_alive)
             self.cycle = self._taking  # type: ignore[assignment]
             self._body: list[bytes] = []
@@ -280,7 +280,8 @@ class Protocol(Bounded):
             or self.limit_concurrency is not None
         ):
             return None
-        return self.callbacks.head(parser.get_method().decode("ascii"), self.url, self.headers)
+        method = parser.get_method().decode("ascii")
+        return self.callbacks.head(method, self.url, self.headers, self.peer)
 
 
 def protocol(application: Receiver, *, connections: int) -> type[Protocol]:

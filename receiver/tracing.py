@@ -11,7 +11,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from receiver.app import Receiver
 from receiver.callbacks import ACCOUNT, RECORD
 from receiver.protocol import Protocol, Short
-from runtime.records import push_digest
+from runtime.records import FOREIGN, push_digest
 
 _NAME = "callback"
 _METHOD = "http.request.method"
@@ -31,9 +31,9 @@ def traced(protocol: type[Protocol], tracer: Tracer) -> type[Protocol]:
                 _NAME, kind=SpanKind.SERVER, attributes={ACCOUNT: name, _METHOD: head.method}
             )
             if self._span.is_recording():
-                self._span.set_attribute(
-                    RECORD, push_digest(name, head.method, head.query, body).hex()
-                )
+                where = FOREIGN if head.foreign else None
+                digest = push_digest(name, head.method, head.query, body, where)
+                self._span.set_attribute(RECORD, digest.hex())
             super().take(body)
 
         def stored(self, new: bool | None) -> None:

@@ -138,6 +138,8 @@ class Bounded(serving.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.watch.closed(self)
         super().connection_lost(exc)
+        # uvicorn leaves it running where the peer reset the connection, which it would keep in memory.
+        self._unset_keepalive_if_required()
 
     def pause_writing(self) -> None:
         """Read no more from a peer that does not read."""

@@ -22,7 +22,7 @@ from reconciler.poll import Done
 from runtime import Problem, telemetry
 from runtime.database import Database
 from runtime.logs import Redaction
-from runtime.records import push_digest
+from runtime.records import FOREIGN, push_digest
 from runtime.settings import Settings, parse
 
 SETTINGS = f"""
@@ -42,6 +42,12 @@ gateway = "thinkapi"
 base_url = "http://127.0.0.1:9"
 credentials = {{ app_code = "the-app-code" }}
 callback_tokens = ["the-callback-token"]
+[accounts.elsewhere]
+gateway = "thinkapi"
+base_url = "http://127.0.0.1:9"
+credentials = {{ app_code = "the-app-code" }}
+callback_tokens = ["the-callback-token"]
+known_networks = ["203.0.113.0/24"]
 """
 PHONE = "13509898765"
 
@@ -143,9 +149,11 @@ def test_callbacks_are_sent_to_a_collector_without_token_phone_or_body(
     body = json.dumps({"action": "report", "sms": {"id": "a", "phone": PHONE}}).encode()
     try:
         until(lambda: httpx.post(url, content=body).status_code == 200)
+        elsewhere = url.replace("think", "elsewhere")
+        assert httpx.post(elsewhere, content=body).status_code == 200
         # The long way, by its chunks; and one that is turned away.
-        chunked = httpx.post(url, content=iter([body]))
-        assert chunked.status_code == 200
+        for each in (url, elsewhere):
+            assert httpx.post(each, content=iter([body])).status_code == 200
         assert httpx.post(url + "x", content=body).status_code == 404
         assert httpx.get(receiver.places["receiver"] + "/health/live").status_code == 200
         receiver.stop()
@@ -162,13 +170,20 @@ def test_callbacks_are_sent_to_a_collector_without_token_phone_or_body(
         for span in spans
     ]
     assert {span.name for span in spans} == {"callback"}
-    assert sorted(one["http.response.status_code"] for one in attributes) == [200, 200, 404]
-    digest = push_digest("think", "POST", b"", body).hex()
+    digests = {
+        "think": push_digest("think", "POST", b"", body).hex(),
+        # From outside its known networks: another record, as what it says counts otherwise.
+        "elsewhere": push_digest("elsewhere", "POST", b"", body, FOREIGN).hex(),
+    }
     # On both ways; and nothing of one that is turned away.
     assert sorted(
-        (one.get("huizhi.account"), one.get("huizhi.record")) for one in attributes[:2]
-    ) == ([("think", digest)] * 2)
-    assert "huizhi.account" not in attributes[2]
+        (one["http.response.status_code"], one.get("huizhi.account"), one.get("huizhi.record"))
+        for one in attributes
+    ) == [
+        *[(200, "elsewhere", digests["elsewhere"])] * 2,
+        *[(200, "think", digests["think"])] * 2,
+        (404, None, None),
+    ]
     whole = b"".join(site.bodies)
     for hidden in (b"the-callback-token", PHONE.encode(), b"/callbacks"):
         assert hidden not in whole

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from by_hand import Answer, Connection, ask, report, request
+from by_hand import Answer, Connection, ask, chunked, report, request
 from receivers import SETTINGS, Receiver
 
 from reconciler import ledger
@@ -33,7 +33,7 @@ def receiver(shared: Database, start: Callable[..., Receiver]) -> Receiver:
 
 @pytest.fixture(scope="module")
 def behind_proxy(shared: Database, start: Callable[..., Receiver]) -> Receiver:
-    return start(shared, more='trusted_proxies = ["127.0.0.0/8", "10.0.0.0/8"]')
+    return start(shared, more='trusted_proxies = ["127.0.0.1/32", "10.0.0.0/8"]')
 
 
 async def until(true: Callable[[], Any], seconds: float = 15.0) -> Any:
@@ -239,13 +239,31 @@ async def test_behind_a_trusted_proxy_the_nearest_stranger_counts(
     behind_proxy: Receiver, rows: Any, forwarded: str, status: int
 ) -> None:
     path = "/callbacks/fenced/fenced-token"
-    told = await ask(behind_proxy.port, path, report("1"), x_forwarded_for=forwarded)
-    assert told.status == status
+    async with Connection(behind_proxy.port) as connection:
+        # The short way; the same by its known head; the long way.
+        told = [
+            await connection.ask(request(path, report(id), x_forwarded_for=forwarded))
+            for id in ("1", "2")
+        ]
+        told.append(await connection.ask(chunked(path, report("3"), x_forwarded_for=forwarded)))
+    assert [answer.status for answer in told] == [status] * 3
     if status == 200:
-        (record,) = await settled(rows, 1)
-        assert record["peer"] in forwarded
+        (peer,) = {record["peer"] for record in await settled(rows, 3)}
+        assert peer in forwarded
     else:
         assert await nothing_stored(rows)
+
+
+async def test_head_that_a_proxy_has_sent_is_not_believed_of_a_stranger(
+    behind_proxy: Receiver, rows: Any
+) -> None:
+    path = "/callbacks/fenced/fenced-token"
+    same = request(path, report("1"), x_forwarded_for="203.0.113.7")
+    for source, status in (("127.0.0.1", 200), ("127.0.0.2", 403), ("127.0.0.1", 200)):
+        async with Connection(behind_proxy.port, source=source) as connection:
+            assert [(await connection.ask(same)).status for _ in range(2)] == [status] * 2
+    (record,) = await settled(rows, 1)
+    assert (record["peer"], record["deliveries"]) == ("203.0.113.7", 4)
 
 
 async def test_behind_a_proxy_without_the_header_the_proxy_itself_is_the_peer(
@@ -547,7 +565,7 @@ async def test_body_that_nobody_reads_does_not_keep_the_connection_from_its_next
 def spelled(number: int, chance: random.Random) -> tuple[bytes, int, bytes | None]:
     """A request in one of many spellings, the status it is due, and what is to be stored of it."""
     body = report(f"cut-{number}", message="迟" * chance.randint(0, 3))
-    chunked = b"".join(
+    chunks = b"".join(
         b"%x\r\n%b\r\n" % (len(body[at : at + 40]), body[at : at + 40])
         for at in range(0, len(body), 40)
     )
@@ -560,8 +578,8 @@ def spelled(number: int, chance: random.Random) -> tuple[bytes, int, bytes | Non
             (request(THINK, body).replace(b"\r\ncontent-length", b"\r\nContent-Length"), 200, body),
             (request("/callbacks/think/older-token", body), 200, body),
             (request(f"{THINK}?n={number}", body), 200, body),
-            (request(THINK, **heads) + chunked + b"0\r\n\r\n", 200, body),
-            (request(THINK, **heads) + chunked + b"0\r\nx: trailer\r\n\r\n", 200, body),
+            (request(THINK, **heads) + chunks + b"0\r\n\r\n", 200, body),
+            (request(THINK, **heads) + chunks + b"0\r\nx: trailer\r\n\r\n", 200, body),
             (request(THINK, body, expect="100-continue"), 200, body),
             (request(SMS, body), 200, body),
             (request("/callbacks/think/wrong", body), 404, None),

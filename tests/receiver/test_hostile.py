@@ -5,6 +5,7 @@ import contextlib
 import re
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,11 @@ async def test_connections_that_end_leave_nothing_to_the_collector(
     for body in pushes:  # and those that end before their answer
         async with Connection(hoarding.port) as connection:
             await connection.send(request(PATH, body))
+    for body in pushes:  # and those whose peer resets them, which a keep-alive timer would outlive
+        async with Connection(hoarding.port) as connection:
+            assert (await connection.ask(request(PATH, body))).status == 200
+            sock = connection.writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     told: list[str] = []
     async with asyncio.timeout(20):
         while not told or int(told[-1]) > 2:
@@ -479,14 +485,24 @@ def test_guesses_are_counted_by_peer_and_minute_in_bounded_memory() -> None:
 # --- whose word counts --------------------------------------------------------------------------------
 
 _PROXIED = parse(
-    '[receiver]\ntrusted_proxies = ["10.0.0.0/8", "2001:db8:ff::/48"]', Path("huizhi.toml"), {}
+    """
+[receiver]
+trusted_proxies = ["10.0.0.0/8", "2001:db8:ff::/48"]
+[accounts.fenced]
+gateway = "thinkapi"
+credentials = { app_code = "code" }
+callback_tokens = ["token"]
+callback_networks = ["203.0.113.0/24", "198.51.100.0/24"]
+known_networks = ["203.0.113.0/24"]
+""",
+    Path("huizhi.toml"),
+    {},
 )
 
 
 def peer_of(client: str, forwarded: str) -> str:
     handler = Callbacks(_PROXIED, None)  # type: ignore[arg-type]
-    scope = {"client": (client, 1)}
-    return handler._peer(scope, {b"x-forwarded-for": forwarded.encode("latin-1", "replace")})
+    return handler._peer(client, {b"x-forwarded-for": forwarded.encode("latin-1", "replace")})
 
 
 @pytest.mark.parametrize(
@@ -510,6 +526,27 @@ def peer_of(client: str, forwarded: str) -> str:
 )
 def test_only_what_our_proxies_added_is_believed(client: str, forwarded: str, peer: str) -> None:
     assert peer_of(client, forwarded) == peer
+
+
+@pytest.mark.parametrize(
+    ("client", "forwarded", "found"),
+    [
+        ("10.0.0.1", "203.0.113.7", ("203.0.113.7", False)),
+        ("10.0.0.1", "198.51.100.1", ("198.51.100.1", True)),
+        ("203.0.113.7", "198.51.100.1", ("203.0.113.7", False)),
+        ("10.0.0.1", "192.0.2.1", None),
+        ("192.0.2.1", "203.0.113.7", None),
+        ("10.0.0.1", "garbage", None),
+        ("", "203.0.113.7", None),
+    ],
+)
+def test_callback_of_a_known_network_goes_the_short_way_behind_our_proxies(
+    client: str, forwarded: str, found: tuple[str, bool] | None
+) -> None:
+    handler = Callbacks(_PROXIED, None)  # type: ignore[arg-type]
+    headers = [(b"content-length", b"3"), (b"x-forwarded-for", forwarded.encode())]
+    head = handler.head("POST", b"/callbacks/fenced/token", headers, client)
+    assert (head and (head.peer, head.foreign)) == found
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
