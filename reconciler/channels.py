@@ -1,7 +1,7 @@
 """The ways to people: DingTalk, WeCom, Feishu, mail, webhooks and what else Apprise knows.
 
-The one place that knows Apprise, and loads it when something is sent. An address is a secret, and
-Apprise's own words may quote it: of those nothing is kept but an HTTP status.
+Apprise, which sends, is loaded when there is something to send. An address is a secret, and Apprise's
+own words may quote it: of those nothing is kept but a number.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ Tone = Literal["info", "success", "warning", "failure"]
 logging.getLogger("apprise").addHandler(logging.NullHandler())
 
 _STATUS = re.compile(r"error=(\d{3})\b")
+_CODE = re.compile(r"code=(-?\d+)\b")  # of a robot
 
 
 class NotSent(Exception):
@@ -54,6 +55,9 @@ def _channel(url: Secret) -> tuple[Any, Any]:
         warnings.simplefilter("ignore", DeprecationWarning)
         import apprise
 
+        from reconciler import robots
+
+        robots.register()
         asset = apprise.AppriseAsset(
             app_id="Huizhi", app_desc="Huizhi 回执", app_url="", async_mode=False
         )
@@ -80,7 +84,9 @@ def _send(url: Secret, title: str, body: str, tone: Tone) -> None:
     except Exception as error:  # a library's, whose words may quote the address
         raise NotSent(f"sending failed: {type(error).__name__}") from None
     if not taken:
-        status = next((match[1] for words in said if (match := _STATUS.search(words))), None)
-        raise NotSent(
-            f"it answered HTTP {status}" if status else "it cannot be reached, or did not take it"
-        )
+        words = "\n".join(said)
+        if status := _STATUS.search(words):
+            raise NotSent(f"it answered HTTP {status[1]}")
+        if code := _CODE.search(words):
+            raise NotSent(f"it dropped the message: it answered {code[1]}")
+        raise NotSent("it cannot be reached, or did not take it")

@@ -1,6 +1,8 @@
 """Alerts, by a real webhook: what is told, once and in its words, and what a failing channel does."""
 
 import asyncio
+import base64
+import hmac
 import json
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import structlog
@@ -28,11 +31,13 @@ TOKEN = "token-in-the-path-of-a-hook"
 
 
 class Hook:
-    """A webhook on a port of its own, and what it was told; answers with `status`."""
+    """A webhook on a port of its own, and what it was told at which paths; answers `status` and `said`."""
 
     def __init__(self) -> None:
-        self.told: list[dict[str, str]] = []
+        self.told: list[dict[str, Any]] = []
+        self.paths: list[str] = []
         self.status = 200
+        self.said = b""
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -40,9 +45,11 @@ class Hook:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 if hook.status == 200:
                     hook.told.append(json.loads(body))
+                    hook.paths.append(self.path)
                 self.send_response(hook.status)
-                self.send_header("content-length", "0")
+                self.send_header("content-length", str(len(hook.said)))
                 self.end_headers()
+                self.wfile.write(hook.said)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -52,8 +59,12 @@ class Hook:
         self._thread.start()
 
     @property
+    def place(self) -> str:
+        return f"127.0.0.1:{self._server.server_port}"
+
+    @property
     def url(self) -> str:
-        return f"json://127.0.0.1:{self._server.server_port}/{TOKEN}"
+        return f"json://{self.place}/{TOKEN}"
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -402,6 +413,7 @@ def test_no_process_loads_the_library_before_it_has_something_to_send() -> None:
         "dingtalk://SECabcdef0123456789@abcdef0123456789",
         "wecombot://693a91f6-7xxx-4bc4-97a0-0ec2sifa5aaa",
         "feishu://693a91f6-7aaa-4bc4-97a0-0ec2sifa5aaa",
+        "feishu://abcdef0123456789@693a91f6-7aaa-4bc4-97a0-0ec2sifa5aaa",
         "mailtos://me:secret@smtp.example.com:465?from=me@example.com&to=you@example.com&mode=ssl",
         "jsons://hooks.example.com/path",
         "https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=693a91f6-7xxx-4bc4-97a0-0ec2sifa5aaa",
@@ -409,3 +421,107 @@ def test_no_process_loads_the_library_before_it_has_something_to_send() -> None:
 )
 def test_documented_addresses_are_understood(url: str) -> None:
     channels.check(Secret(url))
+
+
+# --- group robots -------------------------------------------------------------------------------------
+
+KEY = "693a91f6-7aaa-4bc4-97a0-0ec2sifa5aaa"
+SIGNING = "SECabcdef0123456789"
+TAKEN = {"dingtalk": b'{"errcode":0,"errmsg":"ok"}', "wecombot": b'{"errcode":0,"errmsg":"ok"}'}
+TAKEN["feishu"] = b'{"StatusCode":0,"StatusMessage":"success","code":0,"data":{},"msg":"success"}'
+DROPPED = {
+    "dingtalk": (b'{"errcode":310000,"errmsg":"keywords not in content"}', "310000"),
+    "wecombot": (b'{"errcode":93000,"errmsg":"invalid webhook url"}', "93000"),
+    "feishu": (b'{"code":19024,"msg":"Key Words Not Found","data":{}}', "19024"),
+}
+
+
+@pytest.fixture
+def robots(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> Hook:
+    """The three services, all at one hook."""
+    from reconciler.robots import DingTalk, Feishu, WeCom
+
+    for robot in (DingTalk, Feishu, WeCom):
+        path = robot.notify_url.partition("://")[2].partition("/")[2]
+        monkeypatch.setattr(robot, "notify_url", f"http://{hook.place}/{path}")
+        monkeypatch.setattr(robot, "request_rate_per_sec", 0)
+    return hook
+
+
+async def sent(schema: str, body: str = "three pages may be lost") -> None:
+    url = Secret(
+        f"{schema}://{KEY.replace('-', '')}" if schema == "dingtalk" else f"{schema}://{KEY}"
+    )
+    await channels.send(url, title="Huizhi", body=body, tone="warning")
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [*TAKEN.items(), ("feishu", b'{"Extra":null,"StatusCode":0,"StatusMessage":"success"}')],
+)
+async def test_robot_that_takes_a_message_is_believed(
+    robots: Hook, schema: str, said: bytes
+) -> None:
+    robots.said = said
+    await sent(schema)
+    (one,) = robots.told
+    text = one["content"]["text"] if schema == "feishu" else one["text"]["content"]
+    assert text.split() == ["Huizhi", "three", "pages", "may", "be", "lost"]
+
+
+@pytest.mark.parametrize("schema", DROPPED)
+async def test_robot_that_drops_a_message_and_answers_200_is_not_believed(
+    robots: Hook, schema: str
+) -> None:
+    robots.said, number = DROPPED[schema]
+    with pytest.raises(NotSent) as caught:
+        await sent(schema)
+    assert str(caught.value) == f"it dropped the message: it answered {number}"
+    robots.status = 503
+    with pytest.raises(NotSent, match=r"^it answered HTTP 503$"):
+        await sent(schema)
+    robots.status, robots.said = 200, b"<html>somebody else's page</html>"
+    with pytest.raises(NotSent, match=r"^it cannot be reached, or did not take it$"):
+        await sent(schema)
+    robots.said = b"{}"
+    with pytest.raises(NotSent, match=r"^it cannot be reached, or did not take it$"):
+        await sent(schema)
+    robots.stop()
+    with pytest.raises(NotSent, match=r"^it cannot be reached, or did not take it$"):
+        await sent(schema)
+
+
+async def test_dingtalk_is_sent_the_signature_that_it_works_out_itself(robots: Hook) -> None:
+    robots.said = TAKEN["dingtalk"]
+    # A base64 text has a = at its end, and mostly a + or a /.
+    for _ in range(5):
+        url = Secret(f"dingtalk://{SIGNING}@{KEY.replace('-', '')}")
+        await channels.send(url, title="Huizhi", body="words", tone="warning")
+    for path in robots.paths:
+        query = parse_qs(urlsplit(path).query, strict_parsing=True)
+        (timestamp,), (sign,) = query["timestamp"], query["sign"]
+        # https://open.dingtalk.com/document/robots/customize-robot-security-settings
+        signed = f"{timestamp}\n{SIGNING}".encode()
+        own = hmac.new(SIGNING.encode(), signed, "sha256").digest()
+        assert base64.b64decode(sign, validate=True) == own
+        assert query["access_token"] == [KEY.replace("-", "")]
+
+
+async def test_feishu_is_sent_the_signature_that_it_works_out_itself(robots: Hook) -> None:
+    robots.said = TAKEN["feishu"]
+    await channels.send(Secret(f"feishu://{SIGNING}@{KEY}"), title="t", body="b", tone="warning")
+    (one,) = robots.told
+    # https://open.feishu.cn/document/client-docs/bot-v3/add-custom-bot: the key is signed, and no words.
+    own = hmac.new(f"{one['timestamp']}\n{SIGNING}".encode(), b"", "sha256").digest()
+    assert base64.b64decode(one["sign"], validate=True) == own
+    assert abs(datetime.now(UTC).timestamp() - int(one["timestamp"])) < 60
+    assert robots.paths == [f"/open-apis/bot/v2/hook/{KEY}"]
+
+
+async def test_long_message_goes_to_wecom_in_parts_that_it_takes(robots: Hook) -> None:
+    robots.said = TAKEN["wecombot"]
+    body = "\n".join(f"{number} 可能丢失了三页回执，请尽快向厂商核实" for number in range(100))
+    await sent("wecombot", body)
+    parts = [one["text"]["content"] for one in robots.told]
+    assert max(len(part.encode()) for part in parts) <= 2048
+    assert "".join("".join(parts).split()).endswith("".join(body.split()))
