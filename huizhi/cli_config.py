@@ -57,15 +57,8 @@ def check_config(output: str) -> None:
     click.echo(f"  reconciler  {reconciler.host}:{reconciler.port}")
     for name, account in read.accounts.items():
         click.echo(f"  account     {name} at {account.gateway.vendor}, {_tariffs(account)}")
-        if not account.callback_tokens:
-            click.echo(f"  note        {name} has no callback_tokens: it takes no callbacks")
-        if any(len(token.reveal()) < _GUESSABLE for token in account.callback_tokens):
-            click.echo(
-                f"  note        {name} has a callback token of less than {_GUESSABLE} characters:"
-                " it can be guessed"
-            )
-    if not read.accounts:
-        click.echo("  note        there is no account: every callback gets 404")
+    for note in _notes(read):
+        click.echo(f"  note        {note}")
 
 
 def _show_json(read: Settings) -> None:
@@ -98,8 +91,27 @@ def _show_json(read: Settings) -> None:
             }
             for name, account in read.accounts.items()
         ],
+        "notes": _notes(read),
     }
     click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
+
+
+def _notes(read: Settings) -> list[str]:
+    """Say what is allowed and hardly meant."""
+    notes = []
+    for name, account in read.accounts.items():
+        if not account.callback_tokens:
+            notes.append(f"{name} has no callback_tokens: it takes no callbacks")
+        if any(len(token.reveal()) < _GUESSABLE for token in account.callback_tokens):
+            notes.append(
+                f"{name} has a callback token of less than {_GUESSABLE} characters:"
+                " it can be guessed"
+            )
+    for name, other in read.sharing():
+        notes.append(f"{name} has the credentials of {other}: each takes the other's reports")
+    if not read.accounts:
+        notes.append("there is no account: every callback gets 404")
+    return notes
 
 
 def _tariffs(account: AccountSettings) -> str:

@@ -25,6 +25,14 @@ _AMOUNT = re.compile(
     rf"(?P<sign>[-+]?)(?:{_CURRENCY})?(?P<inner>[-+]?)(?P<digits>[\d,.]+)(?:元|圆|RMB|CNY)?",
     re.ASCII | re.IGNORECASE,
 )
+_ISO_CURRENCY = re.compile(r"[A-Z]{3}")
+_CURRENCIES = {
+    **dict.fromkeys(("人民币", "元", "RMB"), "CNY"),
+    **dict.fromkeys(("港币", "港元"), "HKD"),
+    "美元": "USD",
+    "欧元": "EUR",
+}
+_IN_YUAN = re.compile(r"CN¥|CNY|RMB|人民币|(?<![美欧港日])元", re.IGNORECASE)
 _SERIAL = re.compile(r"\d{5}(?:\.\d+)?", re.ASCII)
 # Days of 2000 and of 2099: any other number of five digits is none.
 _FIRST_SERIAL, _END_SERIAL = 36_526, 73_051
@@ -79,6 +87,21 @@ def amount(text: str) -> Decimal:
                 sign = "-" if negative else signs
                 return Decimal(sign + matched["digits"].replace(",", ""))
     raise ValueError("is not a decimal amount")
+
+
+@lru_cache(maxsize=64)  # a bill has one
+def currency(text: str) -> str:
+    """Return a currency's three letters: perhaps written in small ones, or 人民币, 元, RMB, 美元 and the like."""
+    spelt = plain(text).upper()
+    letters = _CURRENCIES.get(spelt, spelt)
+    if not _ISO_CURRENCY.fullmatch(letters):
+        raise ValueError("is no currency, such as CNY")
+    return letters
+
+
+def in_yuan(text: str) -> bool:
+    """Tell whether an amount, or its heading such as 金额(元), says that it is in yuan; ¥ alone is Japan's too."""
+    return _IN_YUAN.search(text) is not None
 
 
 def moment(

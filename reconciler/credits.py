@@ -5,7 +5,6 @@ is disputed of the account, or of the period that it names. Never more is credit
 """
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -38,15 +37,13 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "vendor_message_id": statements.GENERIC["vendor_message_id"],
     "phone": statements.GENERIC["phone"],
     "amount": (*statements.GENERIC["amount"], "退款金额", "贷记金额", "冲减金额"),
-    "currency": ("currency", "币种", "货币"),
+    "currency": statements.GENERIC["currency"],
     "reason": ("reason", "原因", "退款原因", "说明", "备注"),
     "period": ("period", "账期", "账单周期"),
 }
 REQUIRED = ("number", "amount")
 MAX_LINES = 100_000
 _MOST = 200
-_CURRENCY = re.compile(r"[A-Z]{3}")
-_YUAN = ("人民币", "元", "RMB")
 _NOTHING = Decimal(0)
 
 
@@ -423,9 +420,4 @@ def _period(row: Row, columns: Columns) -> Period | None:
 def _currency(row: Row, columns: Columns, default: str | None) -> str:
     if default is not None and "currency" not in columns.positions:
         return default
-    text = columns.get(row, "currency").upper()
-    if text in _YUAN:
-        return "CNY"
-    if not _CURRENCY.fullmatch(text):
-        raise columns.error(row, "currency", f"{cells.quoted(text)} is no currency, such as CNY")
-    return text
+    return statements.currency_of(row, columns, columns.get(row, "currency"))

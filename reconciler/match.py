@@ -516,11 +516,7 @@ def currency_in(settings: AccountSettings, period: Period) -> str:
         raise Impossible(
             f"{settings.account.name} has no tariff for {period.first}: the settings give it none"
         )
-    holding = {
-        tariff.currency
-        for tariff, ends in _spans(settings.tariffs)
-        if tariff.start <= period.last and ends > period.first
-    } or {settings.tariffs[0].currency}
+    holding = currencies_in(settings, period)
     if len(holding) > 1:
         raise Impossible(
             f"{settings.account.name} has tariffs in {' and '.join(sorted(holding))} within {period}: "
@@ -529,10 +525,20 @@ def currency_in(settings: AccountSettings, period: Period) -> str:
     return holding.pop()
 
 
+def currencies_in(settings: AccountSettings, period: Period) -> set[str]:
+    """Return the currencies of the tariffs that can hold in the period: none for want of a tariff."""
+    holding = {
+        tariff.currency
+        for tariff, ends in _spans(settings.tariffs)
+        if tariff.start <= period.last and ends > period.first
+    }
+    return holding or {tariff.currency for tariff in settings.tariffs[:1]}
+
+
 def _spans(tariffs: Sequence[Tariff]) -> list[tuple[Tariff, date]]:
     """Return each tariff, in their order, with the first day that it no longer holds."""
-    ends = [tariff.start for tariff in tariffs[1:]] + [_OPEN_END]
-    return list(zip(tariffs, ends, strict=True))
+    bounds = [*(tariff.start for tariff in tariffs), _OPEN_END]
+    return list(zip(tariffs, bounds[1:], strict=True))
 
 
 def tariff_columns(settings: AccountSettings, currency: str) -> tuple[list[Any], ...]:

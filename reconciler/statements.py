@@ -7,7 +7,7 @@ is decided by reconciliation. The same file again changes nothing; a corrected f
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Set
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -19,7 +19,7 @@ import msgspec
 
 from gateways.phone import normalise
 from reconciler import cells, sending
-from reconciler.match import EXACT, money
+from reconciler.match import EXACT, currencies_in, money
 from reconciler.periods import Period
 from reconciler.tables import (
     SHOWN_COMPLAINTS,
@@ -34,7 +34,7 @@ from reconciler.tables import (
 from runtime import settlement
 from runtime.identity import PROVISIONAL, message_keys, shard_of
 from runtime.queries import QUERIES
-from runtime.settings import AccountSettings, Settings
+from runtime.settings import STATEMENT_COLUMNS, AccountSettings, Settings
 
 # What vendors' consoles and hand-made sheets usually head these columns with.
 GENERIC: dict[str, tuple[str, ...]] = {
@@ -63,6 +63,7 @@ GENERIC: dict[str, tuple[str, ...]] = {
     ),
     "sent_at": ("sent_at", "发送时间", "提交时间", "发送日期"),
     "status": ("status", "状态", "发送状态", "状态报告", "短信状态"),
+    "currency": ("currency", "币种", "货币"),
 }
 REQUIRED = ("vendor_message_id", "segments")
 # Evidence: consoles write both 发送时间 and 提交时间, and one of them is enough.
@@ -80,8 +81,6 @@ _TOTALS = frozenset(
 )
 SUBTOTALS = frozenset({"小计", "本页小计", "本页合计", "subtotal"})
 _ADD_UP = _TOTALS | SUBTOTALS
-# The fields of a line, in the order of `_Line`.
-_FIELDS = ("vendor_message_id", "phone", "segments", "amount", "sent_at", "status")
 # What COPY's text stands for nothing with, and what would end a value there.
 _NULL = r"\N"
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
@@ -113,6 +112,7 @@ class _Line(msgspec.Struct, frozen=True, gc=False):
     amount: Decimal | None
     sent_at: datetime | None
     status: str | None
+    currency: str | None
 
 
 class Totals(msgspec.Struct, eq=False):
@@ -182,6 +182,7 @@ class PreviewedLine(msgspec.Struct, frozen=True, kw_only=True):
     amount: str | None
     sent_at: datetime | None
     status: str | None
+    currency: str | None
 
 
 class Obstacle(msgspec.Struct, frozen=True, kw_only=True):
@@ -277,7 +278,8 @@ async def import_file(
             QUERIES["next_version"], name, period.first, period.last
         )
         statement = uuid4()
-        reading = _Reading(account, file_name, layout, progress)
+        currencies = currencies_in(account, period)
+        reading = _Reading(account, file_name, layout, currencies, progress)
         totals = reading.totals
         try:
             await connection.copy_to_table(
@@ -373,7 +375,8 @@ async def preview(
     headings. Whether ids without a phone name one message each is found out by the import alone.
     """
     file_name = shown_name(file_name)
-    reading = _Reading(account, file_name, layout, progress)
+    currencies = {tariff.currency for tariff in account.tariffs}
+    reading = _Reading(account, file_name, layout, currencies, progress)
     return await asyncio.to_thread(reading.preview, path, format_name, expect)
 
 
@@ -401,12 +404,15 @@ class _Reading:
         account: AccountSettings,
         file_name: str,
         layout: Layout,
+        currencies: Set[str],
         progress: Callable[[int, float], None] | None,
     ) -> None:
         self.totals = Totals()
         self._account = account.account
         self._file_name = file_name
         self._layout = layout
+        self._currencies = currencies
+        self._looks_for_yuan = bool(currencies) and "CNY" not in currencies
         self._progress = progress
         self._since_1904 = False
         self._part = Totals()  # since the last subtotal
@@ -450,6 +456,7 @@ class _Reading:
                     amount=None if line.amount is None else money(line.amount),
                     sent_at=line.sent_at,
                     status=line.status,
+                    currency=line.currency,
                 )
                 for line in first
             ],
@@ -471,9 +478,11 @@ class _Reading:
     def _chunks(self, table: Table) -> Iterator[list[_Line]]:
         """Yield the file's good lines, so many rows of it at a time, and note what is wrong."""
         self._since_1904 = table.since_1904
-        self._cells = table.columns.getter(*_FIELDS)
+        self._cells = table.columns.getter(*STATEMENT_COLUMNS)
         chunk: list[_Line] = []
         try:
+            if self._looks_for_yuan and cells.in_yuan(table.columns.headings.get("amount", "")):
+                raise self._other_currency(table.columns.header, table.columns, "amount", "CNY")
             for number, row in enumerate(table.rows(), start=1):
                 try:
                     if (line := self._line(row, table.columns)) is not None:
@@ -495,7 +504,7 @@ class _Reading:
 
     def _line(self, row: Row, columns: Columns) -> _Line | None:
         """Return the row's line, counted; None where it bills nothing. Raises `FileError`."""
-        id, phone, segments, amount, sent_at, status = self._cells(row)
+        id, phone, segments, amount, sent_at, status, currency = self._cells(row)
         plain_id = id.isascii() and id.isdigit()
         word = None if plain_id else adds_up(row, columns, "vendor_message_id")
         if word in SUBTOTALS:
@@ -511,6 +520,8 @@ class _Reading:
                 reason = f"comes after the totals in line {self._totals_line}"
                 raise FileError(self._file_name, reason, line=row.line)
             return None  # who made it, and when it was printed
+        if self._looks_for_yuan and cells.in_yuan(amount):
+            raise self._other_currency(row, columns, "amount", "CNY")
         line = _Line(
             line=row.line,
             vendor_message_id=id if plain_id and len(id) <= _MAX_ID else id_of(row, columns),
@@ -519,10 +530,23 @@ class _Reading:
             amount=_amount(row, columns, amount),
             sent_at=self._sent_at(row, columns, sent_at),
             status=status[:100] or None,
+            currency=self._currency(row, columns, currency) if currency else None,
         )
         self.totals.add(line)
         self._part.add(line)
         return line
+
+    def _currency(self, row: Row, columns: Columns, text: str) -> str:
+        currency = currency_of(row, columns, text)
+        if self._currencies and currency not in self._currencies:
+            raise self._other_currency(row, columns, "currency", currency)
+        return currency
+
+    def _other_currency(self, row: Row, columns: Columns, field: str, currency: str) -> FileError:
+        """Make the error of an amount that the prices of the tariffs cannot be held against."""
+        wanted = " and ".join(sorted(self._currencies))
+        reason = f"is in {currency}, and the tariffs of {self._account.name} are in {wanted}"
+        return columns.error(row, field, reason)
 
     def _check_totals(self, row: Row, columns: Columns, totals: Totals) -> None:
         """Hold the file's own totals against its lines: who cut the file, or doubled it, is found out."""
@@ -640,6 +664,14 @@ def _segments(row: Row, columns: Columns, text: str, limit: int | None = _MAX_SE
     if limit is not None and number > limit:
         raise columns.error(row, "segments", f"{cells.quoted(text)} is more than {limit}")
     return number
+
+
+def currency_of(row: Row, columns: Columns, text: str) -> str:
+    """Return the currency that `text`, a cell of the row, names; raises `FileError`."""
+    try:
+        return cells.currency(text)
+    except ValueError as error:
+        raise columns.error(row, "currency", f"{cells.quoted(text)} {error}") from None
 
 
 def amount_of(row: Row, columns: Columns) -> Decimal | None:

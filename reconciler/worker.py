@@ -6,6 +6,7 @@ let running jobs finish their step and give up their leases, close the pool.
 
 import socket
 
+import structlog
 import uvicorn
 from litestar import Litestar
 
@@ -17,6 +18,8 @@ from runtime.database import Database
 from runtime.serving import DRAIN_SECONDS, Server
 from runtime.settings import Settings
 
+log = structlog.get_logger()
+
 
 class Protocol(Bounded):
     """One connection to the API or the dashboard; a large file may come over a slow line."""
@@ -27,6 +30,8 @@ class Protocol(Bounded):
 
 def run(settings: Settings, database: Database, bound: socket.socket) -> None:
     """Serve the API on `bound`, and run the jobs, until SIGTERM or SIGINT."""
+    for account, other in settings.sharing():
+        log.warning("account.shares_credentials", account=account, other=other)
     app = create_app(settings, database, jobs=lambda pool, asking: Jobs(settings, pool, asking))
     server(app).run(sockets=[bound])
 

@@ -41,7 +41,7 @@ DATABASE_ERRORS: tuple[type[Exception], ...] = (
 )
 CONNECT_SECONDS = 10
 # Some hold a connection while they work with another, and keep their lease by a third.
-_COMMANDS_NEED = 3
+_WORK_NEEDS = 3
 
 # In a command's own work an OSError may be about a file of the user's.
 _WITHIN: tuple[type[Exception], ...] = (
@@ -73,6 +73,11 @@ class Database:
         parts = urlsplit(self.dsn.reveal())
         host = parts.netloc.rpartition("@")[2] or parse_qs(parts.query).get("host", [""])[0]
         return f"{host}{parts.path}" if not host.startswith("/") else host
+
+    @property
+    def work_pool_size(self) -> int:
+        """How many connections commands and jobs may have: `pool_size`, or what they cannot do without."""
+        return max(self.pool_size, _WORK_NEEDS)
 
     @asynccontextmanager
     async def pool(self, *, size: int | None = None) -> AsyncIterator[Any]:
@@ -222,7 +227,7 @@ async def connected(settings: Settings, name: str) -> AsyncIterator[Any]:
         async with database.connection() as connection:
             # A server of ours nobody else migrates; at another's, that is said and not done.
             await (migrate.check if embedded is None else migrate.migrate)(connection)
-        async with database.pool(size=max(database.pool_size, _COMMANDS_NEED)) as pool:
+        async with database.pool(size=database.work_pool_size) as pool:
             try:
                 yield pool
             except _WITHIN as error:

@@ -52,7 +52,6 @@ ALARM_KINDS = (
 )
 # What people are told of besides alarms.
 NEWS_KINDS = ("review",)
-STATEMENT_COLUMNS = ("vendor_message_id", "phone", "segments", "amount", "sent_at", "status")
 
 T = TypeVar("T")
 
@@ -276,6 +275,11 @@ class _Columns(_Table, frozen=True, kw_only=True):
     amount: Text | None = None
     sent_at: Text | None = None
     status: Text | None = None
+    currency: Text | None = None
+
+
+# What is read of a line of a statement, in this order.
+STATEMENT_COLUMNS = _Columns.__struct_fields__
 
 
 class _Statement(_Table, frozen=True, kw_only=True):
@@ -338,6 +342,22 @@ class Settings(Struct, frozen=True, kw_only=True):
     logs: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     alerts: Mapping[str, Channel] = msgspec.field(default_factory=dict)
+
+    def sharing(self) -> list[tuple[str, str]]:
+        """Name each account that has the credentials of one before it, and that one, where it does harm.
+
+        What waits at a vendor, or is listed there, belongs to a set of credentials: of the two each
+        takes the other's reports.
+        """
+        first: dict[tuple[Any, ...], str] = {}
+        found = []
+        for name, settings in self.accounts.items():
+            account = settings.account
+            host = urlsplit(account.base_url).hostname
+            other = first.setdefault((account.gateway, host, account.credentials), name)
+            if other != name and not settings.gateway.supports.isdisjoint(_OF_CREDENTIALS):
+                found.append((name, other))
+        return found
 
 
 def load(path: Path | None = None, env: Mapping[str, str] = os.environ) -> Settings:
@@ -688,6 +708,8 @@ class _Reader:
 
 
 _ACCOUNT = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+# Calls that answer for a whole set of credentials, and not for a message that is asked about.
+_OF_CREDENTIALS = frozenset({"pull_reports", "pull_inbound", "list_sent", "list_inbound"})
 _CHANNELS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S")
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 _PRICES = re.compile(r"\d{1,9}(\.\d{1,9})?")

@@ -34,6 +34,7 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
     yield _disk(settings.data_dir)
     yield from _spool(settings)
     yield from _tokens(settings)
+    yield from _accounts(settings)
 
 
 def _folder(folder: Path) -> Finding:
@@ -146,6 +147,17 @@ def _tokens(settings: Settings) -> Iterator[Finding]:
                 "give it one, and enter its address at the vendor",
                 account=name,
             )
+
+
+def _accounts(settings: Settings) -> Iterator[Finding]:
+    for name, other in settings.sharing():
+        yield warning(
+            "accounts",
+            f"it has the credentials of {other}: what the vendor hands out or lists for them comes"
+            " to either of the two",
+            "ask the vendor for a second pair, or make one account of both",
+            account=name,
+        )
 
 
 def examine_channels(settings: Settings) -> Iterator[Finding]:

@@ -58,7 +58,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with database.pool() as pool, open_client() as http:
+        async with database.pool(size=database.work_pool_size) as pool, open_client() as http:
             app.state.pool = pool
             app.state.callers = callers(settings, pool, http, recorder=holder())
             scheduled = jobs_of(settings, app.state.callers)

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import re
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ import pytest
 from test_init import huizhi
 
 from runtime.database import Database
+from runtime.sockets import free_ports
 from sandbox import Config, Running, running
 from sandbox.config import (
     DeepFinchConfig,
@@ -63,22 +63,16 @@ async def vendors() -> AsyncIterator[Running]:
         yield handle
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def written(
     folder: Path,
     credentials: dict[str, dict[str, str]],
     base_url: Callable[[str], str],
     *more: str,
 ) -> None:
+    receiver, reconciler = free_ports(2)
     lines = [
-        *("[receiver]", 'host = "127.0.0.1"', f"port = {free_port()}"),
-        *("[reconciler]", f"port = {free_port()}", f'api_token = "{TOKEN}"'),
+        *("[receiver]", 'host = "127.0.0.1"', f"port = {receiver}"),
+        *("[reconciler]", f"port = {reconciler}", f'api_token = "{TOKEN}"'),
     ]
     for gateway, secrets in credentials.items():
         given = ", ".join(f'{name} = "{secret}"' for name, secret in secrets.items())
@@ -331,7 +325,8 @@ async def test_everything_else_is_examined_while_the_database_is_away(
     vendors: Running, tmp_path: Path
 ) -> None:
     written(tmp_path, {"thinksms": RIGHT["thinksms"]}, vendors.base_url)
-    url = f"postgresql://me:very-secret-word@127.0.0.1:{free_port()}/none"
+    (port,) = free_ports(1)
+    url = f"postgresql://me:very-secret-word@127.0.0.1:{port}/none"
     code, found = await examined(tmp_path, None, url=url)
     assert code == 1
     assert result(found, "database") == "failed"
@@ -424,6 +419,26 @@ async def test_a_taken_port_a_left_spool_and_open_tokens_are_found(
     assert "x-secret-of-the-channel" not in json.dumps(found)
     assert result(found, "alerts") == "failed"
     assert result(found, "port of the receiver") == "failed"
+
+
+@pytest.mark.parametrize("gateway", list(RIGHT))
+async def test_two_accounts_with_the_same_credentials_are_found_where_it_does_harm(
+    tmp_path: Path, gateway: str
+) -> None:
+    given = ", ".join(f'{name} = "{secret}"' for name, secret in RIGHT[gateway].items())
+    again = f"[accounts.again]\ngateway = '{gateway}'\ncredentials = {{ {given} }}\n"
+    there = "base_url = 'http://127.0.0.1:9/'\n"
+    written(tmp_path, RIGHT, nowhere, again + there)
+    harm = gateway not in ("thinkapi", "deepfinch")  # asked by id, and not at all
+    _, found = await examined(tmp_path, None, "--offline")
+    told = of(found, "accounts", "again")
+    assert [each[0] for each in told] == ["warning"] * harm
+    note = f"again has the credentials of {gateway}: each takes the other's reports"
+    assert (note in huizhi(tmp_path, "check-config").stdout) == harm
+    # The same words at another host are another account.
+    written(tmp_path, RIGHT, nowhere, again + there.replace("127.0.0.1", "127.0.0.2"))
+    _, found = await examined(tmp_path, None, "--offline")
+    assert of(found, "accounts", "again") == []
 
 
 async def test_a_folder_that_cannot_be_used_is_found(database: Database, tmp_path: Path) -> None:

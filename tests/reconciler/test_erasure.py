@@ -318,6 +318,17 @@ async def test_an_erasure_that_takes_long_is_answered_at_once_and_goes_on(
     assert await world.pool.fetchval("SELECT bool_and(phone ~ '[A-Za-z]') FROM messages")
 
 
+async def test_an_erasure_has_the_connections_that_it_needs(
+    world: World, database: Database
+) -> None:
+    await world.register("failed")
+    settings = parse(RETAINING, world.folder / "huizhi.toml", {})
+    few = replace(database, pool_size=1)
+    async with asyncio.timeout(60), serving(few, settings) as client:
+        answer = await client.post("/v1/erasures", json={"phone": phone("failed")})
+    assert (answer.status_code, answer.json()["state"]) == (200, "done")
+
+
 async def test_an_erasure_whose_process_ended_shows_as_broken_off_and_can_be_done_again(
     world: World, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,8 +33,21 @@ SETTINGS = parse(
     [accounts.other]
     gateway = "thinkapi"
     credentials = { app_code = "code" }
+    [accounts.moved]
+    gateway = "thinkapi"
+    credentials = { app_code = "code" }
+    tariffs = [
+        { from = 2026-01-01, price = "0.035", currency = "CNY", basis = "delivered" },
+        { from = 2026-11-01, price = "0.005", currency = "USD", basis = "delivered" },
+    ]
+    [accounts.japan]
+    gateway = "thinkapi"
+    credentials = { app_code = "code" }
+    tariffs = [{ from = 2026-01-01, price = "9", currency = "JPY", basis = "delivered" }]
     [statements.bank]
     columns = { vendor_message_id = "单号", segments = "数量", amount = "金额" }
+    [statements.foreign]
+    columns = { vendor_message_id = "id", segments = "parts", amount = "sum", currency = "in" }
     """,
     Path("huizhi.toml"),
     {},
@@ -134,6 +147,7 @@ async def test_every_usual_heading_is_known(
         "amount": "0.07",
         "sent_at": "2026-10-05",
         "status": "ok",
+        "currency": "CNY",
     }
     done = await imported(
         connection, sheet(list(cells.values()), head=list(head.values())), tmp_path
@@ -675,12 +689,15 @@ async def test_serial_dates_count_from_the_workbooks_own_day(
 
 
 async def previewed(
-    data: str | bytes, folder: Path, expect: Expected = statements.NOTHING_EXPECTED
+    data: str | bytes,
+    folder: Path,
+    expect: Expected = statements.NOTHING_EXPECTED,
+    account: str = "api",
 ) -> Preview:
     path = folder / "previewed"
     path.write_bytes(data.encode() if isinstance(data, str) else data)
     return await statements.preview(
-        SETTINGS.accounts["api"],
+        SETTINGS.accounts[account],
         path,
         file_name="october.csv",
         format_name="generic",
@@ -719,6 +736,113 @@ async def test_preview_says_what_would_be_read_and_why(tmp_path: Path) -> None:
         (6, "13800138003", "-0.105"),
     ]
     assert (seen.problems, seen.more_problems) == ([], False)
+
+
+DOLLARS = ["a1", "1", "0.5", "usd"], ["a2", "1", "0.5", "美元"]
+IN_YUAN = ["a1", "1", "3"], ["a2", "1", "0.035元"]
+YEN = (["a1", "1", "9"],)
+
+
+@pytest.mark.parametrize(
+    ("account", "period", "layout", "head", "lines", "where", "wanted"),
+    [
+        (
+            "moved",
+            "2026-10",
+            "generic",
+            "任务ID,条数,金额,币种",
+            DOLLARS,
+            "2, column 币种: is in USD",
+            "CNY",
+        ),
+        (
+            "moved",
+            "2026-10",
+            "foreign",
+            "id,parts,sum,in",
+            DOLLARS,
+            "2, column in: is in USD",
+            "CNY",
+        ),
+        (
+            "japan",
+            "2026-10",
+            "generic",
+            "任务ID,条数,金额,币种",
+            DOLLARS,
+            "2, column 币种: is in USD",
+            "JPY",
+        ),
+        (
+            "moved",
+            "2026-11",
+            "generic",
+            "任务ID,条数,金额",
+            IN_YUAN,
+            "3, column 金额: is in CNY",
+            "USD",
+        ),
+        (
+            "japan",
+            "2026-10",
+            "generic",
+            "任务ID,条数,金额（元）",
+            YEN,
+            "1, column 金额（元）: is in CNY",
+            "JPY",
+        ),
+    ],
+)
+async def test_bill_in_another_currency_than_the_tariffs_is_refused(
+    connection: Any,
+    tmp_path: Path,
+    account: str,
+    period: str,
+    layout: str,
+    head: str,
+    lines: tuple[list[str], ...],
+    where: str,
+    wanted: str,
+) -> None:
+    data = sheet(*lines, head=head.split(","))
+    with pytest.raises(FileError) as refused:
+        await imported(connection, data, tmp_path, account=account, period=period, layout=layout)
+    assert f"line {where}, and the tariffs of {account} are in {wanted}" in str(refused.value)
+    assert await connection.fetchval("SELECT count(*) FROM statements") == 0
+
+
+async def test_bill_in_the_currency_of_the_tariffs_is_taken_however_it_is_spelt(
+    connection: Any, tmp_path: Path
+) -> None:
+    head = ["任务ID", "条数", "金额", "币种"]
+    yuan = sheet(
+        *(["a", "1", "0.035元", said] for said in ("CNY", "cny", "人民币", "ＲＭＢ", "元", "")),
+        head=head,
+    )
+    done = await imported(connection, yuan, tmp_path, account="moved")
+    assert (done.lines, done.amount) == (6, Decimal("0.210"))
+    done = await imported(
+        connection, sheet(*DOLLARS, head=head), tmp_path, account="moved", period="2026-11"
+    )
+    assert done.amount == Decimal("1.0")
+    yen = sheet(["a", "1", "¥9"], head=head[:3])
+    assert (await imported(connection, yen, tmp_path, account="japan")).amount == 9
+    # Without a tariff nothing can be said against any.
+    for other in (yuan, sheet(*DOLLARS, head=head)):
+        await imported(connection, other, tmp_path)
+    with pytest.raises(FileError, match="line 2, column 币种: 'dollars' is no currency, such as"):
+        await imported(connection, sheet(["a", "1", "1", "dollars"], head=head), tmp_path)
+
+
+async def test_preview_shows_currencies_and_what_is_wrong_with_them(tmp_path: Path) -> None:
+    head = ["任务ID", "条数", "金额", "币种"]
+    seen = await previewed(sheet(*DOLLARS, head=head), tmp_path, account="moved")
+    assert ([line.currency for line in seen.first_lines], seen.problems) == (["USD"] * 2, [])
+    seen = await previewed(sheet(*DOLLARS, head=head), tmp_path, account="japan")
+    assert [(problem.line, problem.column) for problem in seen.problems] == [
+        (2, "币种"),
+        (3, "币种"),
+    ]
 
 
 async def test_preview_of_what_would_be_refused_lists_what_is_wrong(tmp_path: Path) -> None:
