@@ -2,7 +2,7 @@
 -- 问: 每天发了多少短信，结果如何，应付多少？
 -- Parameter account (account, optional): only this account; all of them without it | 只查这个账号；不给则查全部账号
 -- Parameter period (period): days in the account's zone, such as 2026-10 or 2026-10-01..2026-10-15 | 账期，按账号时区的日期，如 2026-10 或 2026-10-01..2026-10-15
--- Binds: zone, first_day, last_day, account, tariff_starts, tariff_ends, tariff_prices, tariff_bases, currency, limit
+-- Binds: zone, account, starts, ends, tariff_starts, tariff_ends, tariff_prices, tariff_bases, currency, limit
 -- Column account (text) 账号: the account | 账号
 -- Column day (date) 日期: the day of sending, in the account's zone | 发送日期，按账号的时区
 -- Column messages (integer) 短信数: registered messages | 登记的短信数
@@ -15,23 +15,15 @@
 -- Column currency (text) 币种: the currency of the amounts | 金额的币种
 
 WITH counted AS (
+    -- One stretch of the index, read once. Joined to a range for each day it took far longer.
     SELECT
-        d.day,
-        d.starts,
+        (o.sent_at AT TIME ZONE $1::text)::date AS day,
         o.status,
         count(*) AS messages,
         sum(o.segments) AS segments
-    -- Day by day, so that no message's day has to be worked out.
-    FROM (
-        SELECT
-            s.day::date AS day,
-            s.day AT TIME ZONE $1::text AS starts,
-            (s.day + interval '1 day') AT TIME ZONE $1::text AS ends
-        FROM generate_series($2::date::timestamp, $3::date::timestamp, interval '1 day') AS s (day)
-    ) AS d
-    INNER JOIN audit.sent_unmasked AS o ON o.sent_at >= d.starts AND o.sent_at < d.ends
-    WHERE o.account = $4::text
-    GROUP BY d.day, d.starts, o.status
+    FROM audit.sent_unmasked AS o
+    WHERE o.account = $2::text AND o.sent_at >= $3::timestamptz AND o.sent_at < $4::timestamptz
+    GROUP BY 1, o.status
 ),
 
 priced AS (
@@ -48,11 +40,13 @@ priced AS (
     LEFT JOIN unnest($5::timestamptz[], $6::timestamptz[], $7::numeric[], $8::text[])
         AS t (starts, ends, price, basis)
         -- A tariff holds for whole days.
-        ON d.starts >= t.starts AND d.starts < t.ends
+        ON
+            d.day::timestamp AT TIME ZONE $1::text >= t.starts
+            AND d.day::timestamp AT TIME ZONE $1::text < t.ends
 )
 
 SELECT
-    $4::text AS account,
+    $2::text AS account,
     c.day,
     sum(c.messages)::bigint AS messages,
     sum(c.segments)::bigint AS segments,
