@@ -378,7 +378,7 @@ class Ingest:
         now = time.monotonic()
         self._put_off = {name: until for name, until in self._put_off.items() if until > now}
         while not self._closing:
-            segment = await self._in_spool(self._spool.claim, self._put_off.keys())
+            segment = await self._claim()
             if segment is None:
                 break
             try:
@@ -397,6 +397,15 @@ class Ingest:
                 self._back()
                 await self.measure()
         return True
+
+    async def _claim(self) -> Segment | None:
+        """Claim a segment to drain; one that is found while this is cancelled is let go again."""
+        claiming = self._start(self._spool.claim, self._put_off.keys())
+        try:
+            return await _whole(claiming)
+        except asyncio.CancelledError:
+            claiming.add_done_callback(_let_go)
+            raise
 
     def _put_off_now(self, segment: Segment) -> None:
         """Leave a segment alone for a while; call it while its exception is handled."""
@@ -473,8 +482,15 @@ class Ingest:
             raise _PutOff from error
 
     async def _in_spool(self, call: Callable[..., T], *arguments: Any) -> T:
-        loop = asyncio.get_running_loop()
-        return await _whole(loop.run_in_executor(self._thread, call, *arguments))
+        return await _whole(self._start(call, *arguments))
+
+    def _start(self, call: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+
+
+def _let_go(claiming: asyncio.Future[Segment | None]) -> None:
+    if not claiming.cancelled() and claiming.exception() is None and (found := claiming.result()):
+        found.release()
 
 
 def _named(found: Iterable[Record]) -> list[str]:

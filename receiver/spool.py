@@ -174,11 +174,11 @@ class Segment:
     def __init__(self, path: Path, handle: int) -> None:
         self.path = path
         self.mark = _mark_of(path.name)
-        self._handle = handle
+        self._file = os.fdopen(handle, "r+b", buffering=0)
 
     def read(self) -> Contents:
         """Read it whole, and keep what is damaged in files for people. Raises `OSError`."""
-        data = _read_all(self._handle)
+        data = _read_all(self._file.fileno())
         contents = read(data, self.mark)
         for place, damaged in contents.damaged:
             self._keep(place, damaged)
@@ -188,7 +188,7 @@ class Segment:
 
     def set_aside(self, begin: int, end: int) -> None:
         """Keep a frame, which the database will not have, in a file for people. Raises `OSError`."""
-        self._keep(begin, os.pread(self._handle, end - begin, begin))
+        self._keep(begin, os.pread(self._file.fileno(), end - begin, begin))
 
     def remove(self) -> None:
         """Remove it: every record in it is committed or set aside. Raises `OSError`."""
@@ -196,8 +196,8 @@ class Segment:
         self.release()
 
     def release(self) -> None:
-        """Let others claim it, or claim it again later."""
-        os.close(self._handle)
+        """Let others claim it, or claim it again later; no harm done where that was done before."""
+        self._file.close()
 
     def _keep(self, place: int, data: bytes) -> None:
         folder = self.path.parent / _SET_ASIDE

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -358,6 +359,56 @@ async def test_without_database_and_spool_callbacks_are_refused(
 
         await until(drained)
     assert await count(pool, "records WHERE body LIKE '%\"2\"%'") == 1
+
+
+@pytest.mark.parametrize("owner", [Spool, Segment])
+async def test_closing_while_a_segment_is_claimed_or_removed_lets_go_of_it_once(
+    pool: Any,
+    connection: Any,
+    taking: Taking,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    owner: type,
+) -> None:
+    name = {Spool: "claim", Segment: "remove"}[owner]
+    call = getattr(owner, name)
+    there, goes_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    other: list[int] = []
+
+    def held(it: Any, *arguments: Any) -> Any:
+        found = call(it, *arguments)
+        if found is not None or owner is Segment:
+            # It is given the number of a file that was closed, if one was.
+            other.append(os.open(tmp_path, os.O_RDONLY))
+            loop.call_soon_threadsafe(there.set)
+            goes_on.wait(15)
+        return found
+
+    async def cancelled() -> bool:
+        return any(
+            getattr(task.get_coro(), "__name__", "") == "_drain_forever" and task.cancelling()
+            for task in asyncio.all_tasks()
+        )
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, held)
+        first = await taking(pool).__aenter__()
+        async with Lock(pool, connection):
+            assert await first.store(push(report("1"))) is None
+        await asyncio.wait_for(there.wait(), 15)
+        closing = asyncio.create_task(first.__aexit__(None, None, None))
+        await until(cancelled)
+        goes_on.set()
+        await closing
+    os.close(other.pop())
+    async with taking(pool) as taken:
+
+        async def drained() -> bool:
+            return not (await taken.measure()).bytes
+
+        await until(drained)
+    assert await count(pool, "records") == 1
 
 
 def full(_: Spool, __: list[Record], **___: bool) -> None:
