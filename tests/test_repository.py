@@ -523,6 +523,16 @@ def test_requirements_are_pinned_by_digest() -> None:
                 assert "--hash=sha256:" in line, line[:60]
 
 
+def test_one_version_of_a_package_is_pinned_for_all_purposes() -> None:
+    # They share .venv: what one purpose installs must not change what another has tested.
+    versions: dict[str, set[str]] = {}
+    for path in (ROOT / "requirements").glob("*.txt"):
+        for package, version in re.findall(r"^([a-z0-9.-]+)==(\S+)", _text(path), re.M):
+            versions.setdefault(package, set()).add(version)
+    assert versions
+    assert {package: found for package, found in versions.items() if len(found) > 1} == {}
+
+
 def test_requirements_hold_every_dependency_of_the_project() -> None:
     import tomllib
 
