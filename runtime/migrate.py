@@ -4,8 +4,10 @@ Files are `sql/migrations/NNNN_name.sql`, numbered from 0001 without a gap. What
 in the table `migrations` with a checksum, so an edited file is refused and never half believed.
 """
 
+import asyncio
 import hashlib
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +22,11 @@ from runtime.queries import SQL
 FOLDER = SQL / "migrations"
 
 _FILE = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
-_TABLE_SECONDS = 10
+# Who waits for a table holds up all who come after it. Half a second of that sends no receiver to its
+# spool, and ends before PostgreSQL looks for deadlocks, whose victim would else be some callback's
+# commit or the migration; so a migration stands back, and tries again.
+_TABLE_SECONDS = 0.5
+_PATIENCE_SECONDS = 30
 _LOCK = 0x68756968  # "huizhi" in a number: one migrating process at a time in a database
 
 # The one DDL outside sql/: the runner cannot use what it is about to make.
@@ -72,10 +78,9 @@ async def migrate(connection: Any, migrations: Sequence[Migration] | None = None
 
     `connection` is in no transaction and has no command timeout. Each file is one transaction,
     durable before the next begins; a failing one leaves those before it. Safe to call from several
-    processes at once: one applies, the others wait and find nothing to do. A table that others use
-    is waited for a few seconds only, so that they are not held up in turn. Raises
-    `MigrationRefused`, `DatabaseUnavailable` (a table was in use) and what PostgreSQL says of a
-    wrong file.
+    processes at once: one applies, the others wait and find nothing to do. Where others use a table
+    it stands back, and begins the file again, for half a minute. Raises `MigrationRefused`,
+    `DatabaseUnavailable` (a table was in use all the while) and what PostgreSQL says of a wrong file.
     """
     wanted = load() if migrations is None else migrations
     # First without a lock and a table of our own: a log-in with few rights may start a service.
@@ -88,17 +93,7 @@ async def migrate(connection: Any, migrations: Sequence[Migration] | None = None
         await connection.execute(_TABLE)
         done = _matched(wanted, await connection.fetch(_APPLIED))
         for one in wanted[done:]:
-            try:
-                async with connection.transaction():
-                    await connection.execute(f"SET LOCAL lock_timeout = '{_TABLE_SECONDS}s'")
-                    await connection.execute(one.text)
-                    now = datetime.now(UTC)
-                    await connection.execute(_RECORD, one.version, one.name, one.sha256, now)
-            except asyncpg.LockNotAvailableError as error:
-                raise DatabaseUnavailable(
-                    f"migration {one.name} waited {_TABLE_SECONDS} seconds for a table in use;"
-                    " nothing of it was applied"
-                ) from error
+            await _apply(connection, one)
     except asyncpg.InsufficientPrivilegeError as error:
         raise MigrationRefused(
             f"migrations are missing, and this log-in may not apply them ({error}); run as the"
@@ -109,6 +104,26 @@ async def migrate(connection: Any, migrations: Sequence[Migration] | None = None
             await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
             await connection.execute("RESET statement_timeout; RESET lock_timeout")
     return [one.name for one in wanted[done:]]
+
+
+async def _apply(connection: Any, one: Migration) -> None:
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            async with connection.transaction():
+                await connection.execute(f"SET LOCAL lock_timeout = '{_TABLE_SECONDS}s'")
+                await connection.execute(one.text)
+                now = datetime.now(UTC)
+                await connection.execute(_RECORD, one.version, one.name, one.sha256, now)
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+            if time.monotonic() >= until:
+                raise DatabaseUnavailable(
+                    f"migration {one.name} waited {_PATIENCE_SECONDS} seconds for a table in use;"
+                    " nothing of it was applied"
+                ) from error
+            await asyncio.sleep(_TABLE_SECONDS)
+        else:
+            return
 
 
 async def check(connection: Any, migrations: Sequence[Migration] | None = None) -> None:

@@ -36,7 +36,8 @@ def test_words_that_are_quoted_are_those_that_are_said() -> None:
         assert "`the database is newer than this version of Huizhi`" in text
         assert "`the database lacks 1 of 14 migrations; run: huizhi migrate`" in text
         assert "migrations; run: huizhi migrate" in said
-    assert f" {migrate._TABLE_SECONDS} seconds " in _text("upgrade.md")
+    assert f" {migrate._PATIENCE_SECONDS} seconds " in _text("upgrade.md")
+    assert f" {migrate._PATIENCE_SECONDS} 秒" in _text("upgrade.zh-CN.md")
 
 
 def test_times_of_stopping_are_the_same_everywhere() -> None:

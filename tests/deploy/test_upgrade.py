@@ -28,16 +28,11 @@ def huizhi(folder: Path, database: Database, *arguments: str) -> "subprocess.Com
 
 async def migrated_by_the_next_version(database: Database) -> None:
     """What the next version's first migration might do: add, and take nothing away."""
-    async with database.connection() as connection, connection.transaction():
-        await connection.execute("SET LOCAL lock_timeout = '10s'")
-        for table in ("records", "batches", "reports", "messages", "awaiting"):
-            await connection.execute(f"ALTER TABLE {table} ADD COLUMN next text")
-        await connection.execute(
-            "INSERT INTO migrations (version, name, sha256, applied_at)"
-            " VALUES ($1, $2, 'none', now())",
-            NEXT,
-            f"{NEXT:04}_next",
-        )
+    tables = ("records", "batches", "reports", "messages", "awaiting")
+    text = "".join(f"ALTER TABLE {table} ADD COLUMN next text;\n" for table in tables)
+    coming = migrate.Migration(NEXT, f"{NEXT:04}_next", "none", text)
+    async with database.connection() as connection:
+        assert await migrate.migrate(connection, [*migrate.load(), coming]) == [coming.name]
 
 
 def test_processes_of_the_old_version_go_on_under_the_new_schema_and_start_no_more(

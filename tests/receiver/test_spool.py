@@ -194,6 +194,8 @@ def test_group_that_is_to_be_alone_shares_its_segment_with_none(spool: Spool, ot
     assert second is not None
     assert [first.read().records, second.read().records] == [written[:1], written[1:2]]
     assert other.claim() is None
+    first.release()
+    second.release()
 
 
 def test_segment_that_cannot_be_drained_keeps_the_next_from_nobody(
@@ -206,6 +208,7 @@ def test_segment_that_cannot_be_drained_keeps_the_next_from_nobody(
     claimed = spool.claim({first.name})
     assert claimed is not None
     assert claimed.read().records == written[1:]
+    claimed.release()
 
 
 def test_level_is_that_of_all_processes(

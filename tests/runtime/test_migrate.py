@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import databases
 import pytest
 
 from runtime import DatabaseUnavailable, migrate
@@ -149,7 +150,7 @@ async def test_failing_file_leaves_nothing_of_itself_and_all_before_it(
 async def test_table_in_use_is_not_waited_for_without_end(
     empty_database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrate, "_TABLE_SECONDS", 0.1)
+    monkeypatch.setattr(migrate, "_PATIENCE_SECONDS", 0.1)
     await apply(empty_database, folder)
     (folder / "0003_third.sql").write_text("ALTER TABLE first ADD y int;")
     async with empty_database.connection() as other, other.transaction():
@@ -157,6 +158,27 @@ async def test_table_in_use_is_not_waited_for_without_end(
         with pytest.raises(DatabaseUnavailable, match=r"0003_third waited .* for a table in use"):
             await apply(empty_database, folder)
     assert await apply(empty_database, folder) == ["0003_third"]
+
+
+async def test_stands_back_for_who_uses_what_it_waits_for_and_begins_again(
+    empty_database: Database, folder: Path
+) -> None:
+    await apply(empty_database, folder)
+    (folder / "0003_third.sql").write_text(
+        "ALTER TABLE first ADD y int;\nALTER TABLE second ADD y int;\n"
+    )
+    async with empty_database.connection() as watch, empty_database.connection() as other:
+        async with other.transaction():
+            await other.execute("INSERT INTO second VALUES (1)")
+            migrating = asyncio.create_task(apply(empty_database, folder))
+            async with asyncio.timeout(15):
+                while not await watch.fetchval(databases.WAITING, None):
+                    await asyncio.sleep(0.01)
+            # The migration has `first` by now. One of the two must yield, and it shall not be this one.
+            await other.execute("INSERT INTO first VALUES (2)")
+        assert await migrating == ["0003_third"]
+        assert await watch.fetch("SELECT x, y FROM first") == [(1, None), (2, None)]
+        assert await watch.fetch("SELECT x, y FROM second") == [(1, None)]
 
 
 async def test_session_is_left_as_it_was(empty_database: Database, folder: Path) -> None:
