@@ -44,7 +44,9 @@ LOOK_SECONDS = 0.5
 DRAIN_SECONDS = 30.0
 # How long a segment is left alone that cannot be drained for a reason of its own.
 PUT_OFF_SECONDS = 60.0
-CLOSE_SECONDS = 5.0
+# How long settling may go on when all that waits is stored; and with a database that hangs.
+CLOSE_SECONDS = 30.0
+AWAY_SECONDS = 5.0
 # A full disk refuses hundreds of groups a second, and the log may be on it; the metric counts them all.
 COMPLAIN_SECONDS = 1.0
 # One commit at a time in each process: the next group grows meanwhile, and other processes' commits
@@ -152,8 +154,7 @@ class Ingest:
         await asyncio.gather(*self._writers)
         assert self._watch is not None
         assert self._drainer is not None
-        # Of a database that hangs no more is expected: what is unsettled others will take up.
-        await self._settling.finish(CLOSE_SECONDS if self._away else None)
+        await self._settling.finish(AWAY_SECONDS if self._away else CLOSE_SECONDS)
         left = (self._watch, self._drainer)
         for task in left:
             task.cancel()

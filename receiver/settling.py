@@ -95,12 +95,15 @@ class Settling:
         works = (self._settle_forever(), self._sweep_forever(), self._read_forever())
         self._tasks = [asyncio.create_task(work) for work in works]
 
-    async def finish(self, patience_seconds: float | None) -> None:
-        """Settle what was passed on, for so long at most, and end."""
+    async def finish(self, patience_seconds: float) -> None:
+        """Settle what was passed on, for so long at most, and end; what is left others will take up."""
         self._closing = True
         self._some.set()
         self._enough.set()
         await asyncio.wait({self._tasks[0]}, timeout=patience_seconds)
+        if self._unsettled:
+            log.warning("settlement.postponed", batches=len(self._unsettled), error="closing")
+            self._unsettled.clear()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -225,7 +228,8 @@ class Settling:
                 metrics.SETTLED.labels(what).inc(count)
 
     async def _sweep_forever(self) -> None:
-        while True:
+        # Broken off while its transaction cannot be undone, it hears of that error only.
+        while not self._closing:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
                 while left := await self._sweep():

@@ -21,6 +21,7 @@ from runtime.queries import QUERIES
 log = structlog.get_logger()
 
 TTL_SECONDS = 30.0
+RELEASE_SECONDS = 5.0
 _PATIENT_PAUSE_SECONDS = 0.25
 
 T = TypeVar("T")
@@ -236,6 +237,7 @@ async def held(
     finally:
         keeper.cancel()
         await asyncio.gather(keeper, return_exceptions=True)
-        # Not released, it ends by itself.
+        # Not released, it ends by itself; a server that hangs is not waited for.
         with contextlib.suppress(*DATABASE_ERRORS):
-            await pool.execute(QUERIES["release_lease"], name, lease.token)
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await pool.execute(QUERIES["release_lease"], name, lease.token)

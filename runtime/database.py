@@ -40,6 +40,16 @@ DATABASE_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.InvalidCatalogNameError,
 )
 CONNECT_SECONDS = 10
+# How long a server may take to hear that a statement is not wanted any more.
+CANCEL_SECONDS = 5.0
+# As we have the server do: a minute of silence. The last is in milliseconds, how long what was sent may go
+# unreceived, or unread by a server that is busy: so twice as long.
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": 30,
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 120_000,
+}
 # Some hold a connection while they work with another, and keep their lease by a third.
 _WORK_NEEDS = 3
 
@@ -52,6 +62,35 @@ _WITHIN: tuple[type[Exception], ...] = (
 _LONGEST_PAUSE_SECONDS = 10.0
 
 log = structlog.get_logger()
+
+
+class _Connection(asyncpg.Connection):
+    """A connection on which nobody waits without end: neither for a network nor for a server that hangs.
+
+    The driver would wait for an answer, also to a cancelled statement, for as long as the server's machine
+    is there, and never ask whether it is.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, protocol: Any, transport: Any, *arguments: Any) -> None:
+        super().__init__(protocol, transport, *arguments)
+        socket_ = transport.get_extra_info("socket")
+        if socket_ is not None and socket_.family != socket.AF_UNIX:
+            socket_.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _KEEPALIVE.items():
+                # Linux has them all, other systems some.
+                if hasattr(socket, name):
+                    socket_.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+    async def _cancel(self, *waiters: Any) -> None:
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS) as patience:
+                await super()._cancel(*waiters)  # type: ignore[no-untyped-call]
+        finally:
+            # The driver keeps being broken off to itself.
+            if patience.expired():
+                self.terminate()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +183,7 @@ class Database:
     def _arguments(self) -> dict[str, Any]:
         return {
             "dsn": self.dsn.reveal(),
+            "connection_class": _Connection,
             "timeout": CONNECT_SECONDS,
             "statement_cache_size": self.statement_cache,
             "server_settings": {"application_name": self.name, "timezone": "UTC"},

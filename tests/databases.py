@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import signal
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -189,3 +191,25 @@ async def _spread(connection: Any, dsn: str, workers: Sequence[str]) -> None:
     # One transaction each, as psql does it.
     for statement in split((SQL / "citus" / "distribute.sql").read_text("utf-8")):
         await connection.execute(statement)
+
+
+@contextmanager
+def frozen(folder: Path) -> Iterator[None]:
+    """Hold every process of the server in `folder` still, as a hanging disk or machine would."""
+    (file,) = folder.rglob("postmaster.pid")
+    postmaster = int(file.read_text().split()[0])
+    processes = [postmaster]
+    os.kill(postmaster, signal.SIGSTOP)
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        if parent == postmaster:
+            os.kill(int(entry.name), signal.SIGSTOP)
+            processes.append(int(entry.name))
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)

@@ -21,6 +21,8 @@ import databases
 import httpx
 import pytest
 
+from gateways.gateway import Secret
+from runtime.database import Database
 from runtime.embedded import Embedded
 
 ROOT = Path(__file__).parents[2]
@@ -399,6 +401,36 @@ def test_reconciler_that_is_stopped_answers_first_and_gives_up_its_leases(
         service.end()
     assert not [row for row in query(dsn, holders) if row["holder"].endswith(f":{child}")]
     assert "Traceback" not in service.log.read_text()
+
+
+def test_whole_service_stops_in_time_though_its_database_hangs_in_the_middle_of_everything(
+    tmp_path: Path,
+) -> None:
+    server = Embedded(tmp_path / "postgres", options={"fsync": "off"})
+    service = Service(tmp_path, server.start())
+
+    async def hung() -> int:
+        database = Database(dsn=Secret(server.dsn), name="test")
+        async with database.connection() as other, database.connection() as watch:
+            await other.execute("BEGIN; LOCK TABLE messages, reports, awaiting")
+            told = httpx.post(service.receiver + PUSH, json=report("hangs"), timeout=20)
+            assert told.status_code == 200
+            # The receiver settles it, the reconciler runs its jobs, and neither gets on.
+            waiting = "SELECT count(DISTINCT application_name) FROM pg_stat_activity"
+            async with asyncio.timeout(60):
+                while await watch.fetchval(f"{waiting} WHERE wait_event_type = 'Lock'") < 2:
+                    await asyncio.sleep(0.02)
+            with databases.frozen(tmp_path / "postgres"):
+                service.process.send_signal(signal.SIGTERM)
+                return await asyncio.to_thread(service.process.wait, 100)
+
+    try:
+        assert asyncio.run(hung()) == 0
+    finally:
+        service.end()
+        server.stop()
+    # Nobody had to be killed for it, as is done after 80 seconds.
+    assert '"process.killed"' not in service.log.read_text()
 
 
 def test_the_embedded_database_stops_last_however_often_one_is_told_to_stop(

@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-import os
 import resource
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import databases
 import pytest
 from by_hand import Connection, ask, chunked, report, request
 from load import THINK, Load, all_settled, drained, missing, ready, until
@@ -46,28 +44,6 @@ async def database(server: Embedded) -> Database:
     async with described.connection() as connection:
         await migrate(connection)
     return described
-
-
-@contextmanager
-def frozen(folder: Path) -> Iterator[None]:
-    """Hold every process of the server in `folder` still, as a hanging disk or machine would."""
-    (file,) = folder.rglob("postmaster.pid")
-    postmaster = int(file.read_text().split()[0])
-    processes = [postmaster]
-    os.kill(postmaster, signal.SIGSTOP)
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        if parent == postmaster:
-            os.kill(int(entry.name), signal.SIGSTOP)
-            processes.append(int(entry.name))
-    try:
-        yield
-    finally:
-        for process in processes:
-            os.kill(process, signal.SIGCONT)
 
 
 async def counted(database: Database) -> dict[str, int]:
@@ -119,7 +95,7 @@ async def test_database_that_hangs_keeps_no_callback_for_longer_than_the_bound(
 ) -> None:
     receiver = start(database)
     assert await pushed(receiver, ["before"]) == [200]
-    with frozen(tmp_path):
+    with databases.frozen(tmp_path):
         begun = time.monotonic()
         assert await pushed(receiver, [f"hangs-{number}" for number in range(20)]) == [200] * 20
         assert time.monotonic() - begun < 15
@@ -142,7 +118,7 @@ async def test_database_that_hangs_and_goes_on_under_load_loses_nothing(
     async with Load(receiver.port) as load:
         for _ in range(2):
             await load.grown(100)
-            with frozen(tmp_path):
+            with databases.frozen(tmp_path):
                 await load.grown(200)
             await until(lambda: drained(receiver))
     await until(lambda: drained(receiver))
@@ -154,11 +130,17 @@ async def test_sigterm_while_the_database_hangs_ends_in_time_and_leaves_all_in_t
     database: Database, start: Callable[..., Receiver], tmp_path: Path
 ) -> None:
     receiver = start(database)
-    assert await pushed(receiver, ["before"]) == [200]
-    with frozen(tmp_path):
-        async with Load(receiver.port) as load:
-            await load.grown(50)
-            await asyncio.to_thread(receiver.end)
+    async with database.connection() as other, database.connection() as watch:
+        await other.execute("BEGIN; LOCK TABLE awaiting")
+        assert await pushed(receiver, ["before"]) == [200]
+        async with asyncio.timeout(15):
+            while not await watch.fetchval("SELECT true FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.01)
+        # So it hangs in the middle of settling, too.
+        with databases.frozen(tmp_path):
+            async with Load(receiver.port) as load:
+                await load.grown(50)
+                await asyncio.to_thread(receiver.end)
     assert load.refused == []
     after = start(database)
     await until(lambda: drained(after))
