@@ -42,8 +42,8 @@ DATABASE_ERRORS: tuple[type[Exception], ...] = (
 CONNECT_SECONDS = 10
 # How long a server may take to hear that a statement is not wanted any more.
 CANCEL_SECONDS = 5.0
-# As we have the server do: a minute of silence. The last is in milliseconds, how long what was sent may go
-# unreceived, or unread by a server that is busy: so twice as long.
+# As we have the server do, but for two minutes: the last, in milliseconds, overrules the count on Linux. It also
+# bounds how long what was sent may go unreceived, or unread by a server that is busy.
 _KEEPALIVE = {
     "TCP_KEEPIDLE": 30,
     "TCP_KEEPINTVL": 10,
