@@ -21,6 +21,18 @@ ROWS = 100_000
 QUICK_SECONDS = 2.0  # on a machine that does other things as well
 
 
+async def _quickly(client: httpx.AsyncClient, path: str, **more: Any) -> httpx.Response:
+    """Get a page twice, for the first time opens connections and plans."""
+    took = []
+    for _ in range(2):
+        began = time.monotonic()
+        answer = await client.get(path, **more)
+        took.append(time.monotonic() - began)
+        assert answer.status_code == 200, path
+    assert min(took) < QUICK_SECONDS, f"{path} took {min(took):.1f} s"
+    return answer
+
+
 async def _fill(connection: Any) -> UUID:
     """Make as many messages of one day, cases of one run, and callbacks."""
     day = datetime(2024, 10, 5, tzinfo=UTC)
@@ -128,21 +140,11 @@ async def test_pages_of_100_000_rows_stay_quick(database: Database, tmp_path: Pa
         ) as client:
             assert (await client.post("/login", data={"token": TOKEN})).status_code == 303
             for path in paths:
-                took = []
-                for _ in range(2):  # the first one opens connections and plans
-                    began = time.monotonic()
-                    answer = await client.get(path)
-                    took.append(time.monotonic() - began)
-                    assert answer.status_code == 200, path
-                assert min(took) < QUICK_SECONDS, f"{path} took {min(took):.1f} s"
-                while more := re.search(r'hx-get="([^"]+cursor=[^"]+)"', answer.text):
+                answer = await _quickly(client, path)
+                if more := re.search(r'hx-get="([^"]+cursor=[^"]+)"', answer.text):
                     after = more[1].replace("&amp;", "&")
-                    began = time.monotonic()
-                    answer = await client.get(after, headers={"hx-request": "true"})
-                    assert answer.status_code == 200
-                    assert "<html" not in answer.text
-                    assert time.monotonic() - began < QUICK_SECONDS, f"the page after {path}"
-                    break
+                    part = await _quickly(client, after, headers={"hx-request": "true"})
+                    assert "<html" not in part.text
         async with browsing(address, "en") as page:
             await log_in(page)
             await page.goto("/messages")
