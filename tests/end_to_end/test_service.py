@@ -269,11 +269,17 @@ def test_child_that_is_killed_is_started_again_and_the_others_serve_meanwhile(
     service: Service, dsn: str
 ) -> None:
     before = until(lambda: len(found := service.children()) == 3 and found)
-    for number in range(10):
-        httpx.post(service.receiver + PUSH, json=report(f"before-{number}"))
-    recorders = query(dsn, "SELECT DISTINCT recorder FROM batches")
-    receivers = {int(row["recorder"].rpartition(":")[2]) for row in recorders} & before
-    victim = max(receivers)
+    pushed = 0
+
+    def receivers() -> set[int]:
+        nonlocal pushed
+        httpx.post(service.receiver + PUSH, json=report(f"before-{pushed}"))
+        pushed += 1
+        recorders = query(dsn, "SELECT DISTINCT recorder FROM batches")
+        return {int(row["recorder"].rpartition(":")[2]) for row in recorders} & before
+
+    # Both are up: one alone, killed, leaves nobody to serve.
+    victim = max(until(lambda: len(found := receivers()) == 2 and found))
     os.kill(victim, signal.SIGKILL)
     refused = 0
     served = 0
@@ -412,7 +418,7 @@ def test_whole_service_stops_in_time_though_its_database_hangs_in_the_middle_of_
     async def hung() -> int:
         database = Database(dsn=Secret(server.dsn), name="test")
         async with database.connection() as other, database.connection() as watch:
-            await other.execute("BEGIN; LOCK TABLE messages, reports, awaiting")
+            await other.execute("BEGIN; LOCK TABLE messages")
             told = httpx.post(service.receiver + PUSH, json=report("hangs"), timeout=20)
             assert told.status_code == 200
             # The receiver settles it, the reconciler runs its jobs, and neither gets on.

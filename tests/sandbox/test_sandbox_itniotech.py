@@ -63,6 +63,7 @@ async def test_signature_and_timestamp_are_checked(
 ) -> None:
     read = clock.now()
     monkeypatch.setattr(clock, "now", lambda: read)
+    headers = dict(headers)
     now = str(int(read.timestamp()) - int(headers.pop("age", "0")))
     sign = hashlib.md5(f"keysecret{now}".encode()).hexdigest()
     if headers.get("Sign") == "upper":
