@@ -506,7 +506,7 @@ class _PutOff(Exception):
 async def _connection(pool: Any) -> AsyncIterator[Any]:
     """Take a connection of `pool`; one on which something is cancelled is dropped, not waited for.
 
-    The pool would wait until the server has heard of it, which a server that hangs does not.
+    The pool would wait until the server has heard of it, and for seconds where that hangs.
     """
     connection = await pool.acquire()
     try:

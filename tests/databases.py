@@ -4,18 +4,21 @@ import asyncio
 import os
 import signal
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
+import pytest
 from pglast import split
 
 from gateways.gateway import Secret
 from runtime.database import Database
 from runtime.queries import SQL
+from torture.proxy import Proxy
 
 CITUS = os.environ.get("TEST_CITUS_URL")
 
@@ -213,3 +216,23 @@ def frozen(folder: Path) -> Iterator[None]:
     finally:
         for process in processes:
             os.kill(process, signal.SIGCONT)
+
+
+@asynccontextmanager
+async def proxied(database: Database, **more: Any) -> AsyncIterator[tuple[Proxy, Database]]:
+    """A network to a database on the embedded server, which can be held up, and the database behind it.
+
+    What the proxy is told besides is `more`.
+    """
+    parts = urlsplit(database.dsn.reveal())
+    told = parse_qs(parts.query)
+    if "host" not in told:
+        pytest.skip("needs the embedded server's socket")
+    proxy = Proxy(f"{told['host'][0]}/.s.PGSQL.{told.get('port', ['5432'])[0]}", **more)
+    await proxy.open()
+    try:
+        user = told.get("user", ["huizhi"])[0]
+        dsn = Secret(f"postgresql://{user}@127.0.0.1:{proxy.port}{parts.path}")
+        yield proxy, replace(database, dsn=dsn)
+    finally:
+        await proxy.close()

@@ -13,19 +13,18 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
+import databases
 import httpx
 import pytest
 from pretend import Answer, Box, serving, until
 
 from reconciler import pull as pulling
 from runtime.database import Database
-from torture.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -154,30 +153,13 @@ def _settings(folder: Path, name: str, urls: dict[str, str]) -> Path:
     return file
 
 
-@contextlib.asynccontextmanager
-async def _proxied(
-    database: Database, watch: Callable[[int, bool, bytes], bool]
-) -> AsyncIterator[str]:
-    parts = urlsplit(database.dsn.reveal())
-    told = parse_qs(parts.query)
-    if "host" not in told:
-        pytest.skip("needs the embedded server's socket")
-    proxy = Proxy(f"{told['host'][0]}/.s.PGSQL.{told.get('port', ['5432'])[0]}", watch)
-    await proxy.open()
-    try:
-        user = told.get("user", ["huizhi"])[0]
-        yield f"postgresql://{user}@127.0.0.1:{proxy.port}{parts.path}"
-    finally:
-        await proxy.close()
-
-
 async def _killed(victim: Victim, database: Database, folder: Path, url: str) -> None:
     """Run a reconciler until it is killed at its step."""
     file = _settings(folder, victim.account, {victim.account: url})
-    async with _proxied(database, victim.watch) as dsn:
+    async with databases.proxied(database, watch=victim.watch) as (_, far):
         with (folder / f"{victim.account}.log").open("wb") as log:
             victim.process = subprocess.Popen(
-                [sys.executable, "-c", WORKER, str(file), dsn],
+                [sys.executable, "-c", WORKER, str(file), far.dsn.reveal()],
                 cwd=ROOT,
                 env={"PATH": os.environ["PATH"]},
                 stdout=log,

@@ -4,14 +4,12 @@ import asyncio
 import contextlib
 import pickle
 import socket
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
+import databases
 import pytest
 
 from gateways.gateway import Secret
@@ -19,7 +17,6 @@ from runtime import DatabaseUnavailable, DatabaseUnusable, database
 from runtime.database import DATABASE_ERRORS, Database
 from runtime.settings import Settings, parse
 from runtime.sockets import free_ports
-from torture.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -83,31 +80,12 @@ async def test_pool_recovers_from_ended_connections(database: Database) -> None:
         assert found == 1
 
 
-@pytest.fixture
-async def proxy(database: Database) -> AsyncIterator[Proxy]:
-    """A network to the database that can be held up."""
-    parts = urlsplit(database.dsn.reveal())
-    asked = {name: values[0] for name, values in parse_qs(parts.query).items()}
-    passing = Proxy(f"{asked['host']}/.s.PGSQL.{asked.get('port', 5432)}")
-    await passing.open()
-    try:
-        yield passing
-    finally:
-        await passing.close()
-
-
-def through(proxy: Proxy, database: Database) -> Database:
-    parts = urlsplit(database.dsn.reveal())
-    user = parse_qs(parts.query)["user"][0]
-    return replace(database, dsn=Secret(f"postgresql://{user}@127.0.0.1:{proxy.port}{parts.path}"))
-
-
 async def test_cancelling_waits_for_no_server_that_hangs(
-    database: Database, proxy: Proxy, pool: Any, monkeypatch: pytest.MonkeyPatch
+    database: Database, pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtime.database.CANCEL_SECONDS", 0.2)
     asking = "SELECT pid FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'"
-    async with through(proxy, database).pool(size=1) as far:
+    async with databases.proxied(database) as (proxy, distant), distant.pool(size=1) as far:
 
         async def work() -> None:
             async with far.acquire() as connection, connection.transaction():
@@ -127,8 +105,8 @@ async def test_cancelling_waits_for_no_server_that_hangs(
         await pool.fetchval("SELECT pg_terminate_backend($1)", pid)
 
 
-async def test_a_silent_network_is_found_out(database: Database, proxy: Proxy) -> None:
-    async with through(proxy, database).connection() as connection:
+async def test_a_silent_network_is_found_out(database: Database) -> None:
+    async with databases.proxied(database) as (_, distant), distant.connection() as connection:
         # The driver has no name for it.
         used = connection._transport.get_extra_info("socket")
         assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
